@@ -1,0 +1,1 @@
+//! The `relevo` command for ROM maintainers.

@@ -1,0 +1,1 @@
+//! Chooses operations between two sets of images and writes the package.

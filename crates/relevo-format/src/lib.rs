@@ -1,0 +1,1 @@
+//! Bytes of packages and images: parse, emit, check, apply one piece.

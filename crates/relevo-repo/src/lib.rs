@@ -1,0 +1,1 @@
+//! The repository as plain files: publish atomically, list, collect garbage.

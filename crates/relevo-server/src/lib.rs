@@ -1,0 +1,1 @@
+//! The origin and the mirror over HTTP.

@@ -1,0 +1,31 @@
+//! The words of Relevo as types.
+//!
+//! A value with a meaning is parsed once, at the edge, and trusted from there on: a [`BuildId`] is never a bare
+//! `String`, a [`ByteLen`] never a bare `u64`. This crate does no IO and knows no clock.
+//!
+//! # Examples
+//! ```
+//! use relevo_types::{BuildId, Channel, Codename, TargetPath, Vendor};
+//!
+//! let path = TargetPath::new(
+//!     &Vendor::parse("xiaomi")?,
+//!     &Codename::parse("ginkgo")?,
+//!     &Channel::parse("stable")?,
+//!     "ginkgo-eng.20250505-full.rvp",
+//! )?;
+//! assert_eq!(path.to_string(), "xiaomi/ginkgo/stable/ginkgo-eng.20250505-full.rvp");
+//! assert!(BuildId::parse("../../etc/passwd").is_err());
+//! # Ok::<(), relevo_types::NameError>(())
+//! ```
+
+mod kind;
+mod length;
+mod name;
+mod sha256;
+mod target;
+
+pub use kind::{InstallKind, PackageKind, UnknownKind};
+pub use length::{BLOCK, Blocks, ByteLen, LengthError};
+pub use name::{BuildId, Channel, Codename, NameError, PartitionName, Vendor};
+pub use sha256::{Sha256, Sha256Error};
+pub use target::TargetPath;

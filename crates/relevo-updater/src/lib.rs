@@ -1,0 +1,1 @@
+//! The updater on the device: blocking, small, no async runtime.
