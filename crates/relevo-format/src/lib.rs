@@ -1,1 +1,35 @@
 //! Bytes of packages and images: parse, emit, check, apply one piece.
+//!
+//! Everything here works on [`Read`](std::io::Read), [`Write`](std::io::Write) and [`ReadAt`]; the one place that
+//! opens files is [`image`], which reads directories of `NAME.img`. Input is hostile: every length has a limit before
+//! memory is taken for it, arithmetic is checked, and nothing panics.
+//!
+//! - [`package`]: the native container (`.rvp`), as specified in `docs/format.md`.
+//! - [`ops`]: the operations of a piece (copy, add, insert, zero), as bytes.
+//! - [`apply`]: makes one piece of a partition out of a source that was checked and a package.
+//! - [`image`]: raw and Android sparse images.
+//!
+//! # Examples
+//! ```
+//! use relevo_format::ops::{Decoder, Encoder, Op};
+//!
+//! let mut encoder = Encoder::new(1);
+//! encoder.push(Op::Copy { base: 0, start: 4096, len: 8192 });
+//! encoder.push(Op::Insert { len: 5 });
+//! let bytes = encoder.finish();
+//!
+//! let mut decoder = Decoder::new(&bytes[..], 1);
+//! assert_eq!(decoder.next_op()?, Some(Op::Copy { base: 0, start: 4096, len: 8192 }));
+//! assert_eq!(decoder.next_op()?, Some(Op::Insert { len: 5 }));
+//! assert_eq!(decoder.next_op()?, None);
+//! # Ok::<(), relevo_format::ops::OpsError>(())
+//! ```
+
+pub mod apply;
+pub mod image;
+pub mod ops;
+pub mod package;
+mod read_at;
+mod varint;
+
+pub use read_at::{FileAt, ReadAt, Section};

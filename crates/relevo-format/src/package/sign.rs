@@ -1,0 +1,122 @@
+//! Signatures of a package: ed25519 over header and manifest.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Read, Write},
+    path::Path,
+};
+
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use relevo_types::Sha256;
+use sha2::Digest;
+
+use super::front::{Front, Limits, PackageError, fill};
+use crate::{FileAt, ReadAt, Section};
+
+/// Length of a signature with its key id, in bytes.
+pub const SIGNATURE_LEN: usize = 32 + 64;
+/// Goes before the signed bytes, so that a signature on a package is none on anything else.
+const DOMAIN: &[u8] = b"relevo package v1\n";
+
+/// Names a key: SHA-256 of its 32 bytes.
+pub type KeyId = Sha256;
+
+/// A signature over a package's header and manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// Which key made it.
+    pub key_id: KeyId,
+    /// The 64 bytes of RFC 8032.
+    pub bytes: [u8; 64],
+}
+
+/// The id of a public key.
+pub fn key_id(key: &VerifyingKey) -> KeyId {
+    Sha256::new(sha2::Sha256::digest(key.as_bytes()).into())
+}
+
+impl Signature {
+    /// Signs the front of a package.
+    pub fn new(front: &Front, key: &SigningKey) -> Self {
+        Self { key_id: key_id(&key.verifying_key()), bytes: key.sign(&front.message()).to_bytes() }
+    }
+}
+
+/// Copies the package at `from` to `to` with signatures by `keys` added, and makes the copy durable.
+///
+/// # Errors
+/// [`PackageError`] if `from` is no package or its length is wrong, [`PackageError::Io`] if writing fails.
+pub fn sign_file(from: &Path, to: &Path, keys: &[SigningKey], limits: &Limits) -> Result<Front, PackageError> {
+    let package = FileAt::open(from).map_err(PackageError::Io)?;
+    let mut front = Front::read(&mut Section::whole(&package), limits)?;
+    front.check_len(package.len())?;
+    let body = front.body_offset().get();
+    let body = Section::new(&package, body, package.len().get() - body);
+    for key in keys {
+        let signature = Signature::new(&front, key);
+        front.add_signature(signature);
+    }
+    let write = || -> io::Result<()> {
+        let mut out = BufWriter::new(File::create(to)?);
+        out.write_all(&front.encode())?;
+        io::copy(&mut body?, &mut out)?;
+        out.into_inner()?.sync_all()
+    };
+    write().map_err(PackageError::Io)?;
+    Ok(front)
+}
+
+pub(super) fn message(signed: &[u8]) -> Vec<u8> {
+    [DOMAIN, signed].concat()
+}
+
+/// How many of `keys` signed; each counts once.
+pub(super) fn count_valid(signatures: &[Signature], keys: &[VerifyingKey], signed: &[u8]) -> usize {
+    let message = message(signed);
+    let mut counted: Vec<KeyId> = Vec::new();
+    for key in keys {
+        let id = key_id(key);
+        let valid = |signature: &Signature| {
+            let bytes = ed25519_dalek::Signature::from_bytes(&signature.bytes);
+            signature.key_id == id && key.verify_strict(&message, &bytes).is_ok()
+        };
+        if !counted.contains(&id) && signatures.iter().any(valid) {
+            counted.push(id);
+        }
+    }
+    counted.len()
+}
+
+pub(super) fn read(reader: &mut impl Read, limits: &Limits) -> Result<Vec<Signature>, PackageError> {
+    let mut count = [0; 2];
+    fill(reader, &mut count)?;
+    let count = usize::from(u16::from_le_bytes(count));
+    if count > limits.signatures {
+        let limit = limits.signatures as u64;
+        return Err(PackageError::Limit { what: "signatures", found: count as u64, limit });
+    }
+    let mut signatures: Vec<Signature> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut id = [0; 32];
+        fill(reader, &mut id)?;
+        let mut bytes = [0; 64];
+        fill(reader, &mut bytes)?;
+        let key_id = Sha256::new(id);
+        if signatures.last().is_some_and(|last| last.key_id >= key_id) {
+            return Err(PackageError::Manifest(
+                "the signatures are not in the order of their keys, or one comes twice",
+            ));
+        }
+        signatures.push(Signature { key_id, bytes });
+    }
+    Ok(signatures)
+}
+
+pub(super) fn write(signatures: &[Signature], out: &mut Vec<u8>) {
+    let count = u16::try_from(signatures.len()).expect("a handful of signatures");
+    out.extend_from_slice(&count.to_le_bytes());
+    for signature in signatures {
+        out.extend_from_slice(signature.key_id.as_bytes());
+        out.extend_from_slice(&signature.bytes);
+    }
+}
