@@ -18,12 +18,23 @@
 //! # Ok::<(), relevo_types::NameError>(())
 //! ```
 
+#[cfg(feature = "manifest")]
+mod device;
+#[cfg(feature = "manifest")]
+mod device_toml;
 mod kind;
 mod length;
 mod name;
 mod sha256;
 mod target;
 
+#[cfg(feature = "manifest")]
+pub use device::{
+    BuildRecipe, Compression, DeltaPolicy, DeviceManifest, DevicePartition, DynamicPartitions, Guide, MAX_MANIFEST,
+    PayloadFacts, VirtualAb,
+};
+#[cfg(feature = "manifest")]
+pub use device_toml::{ManifestError, ManifestProblem};
 pub use kind::{InstallKind, PackageKind, UnknownKind};
 pub use length::{BLOCK, Blocks, ByteLen, LengthError};
 pub use name::{BuildId, Channel, Codename, NameError, PartitionName, Vendor};
