@@ -1,0 +1,1 @@
+//! The real programs together: from two builds to an updated phone.

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Passes everything: tools, formatting, lints, documentation, builds, tests, samples, fuzz corpora.
+#
+#   ./tests/run.sh          everything, as CI does
+#   ./tests/run.sh STEP..   only the steps named (see `steps` below)
+#
+# It runs on Debian with a Rust toolchain; what else it needs is installed when it is missing (as root, or by sudo
+# without a prompt). It exits non-zero when a step fails, after it has run the others.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+steps=(tools shell format lint features documentation build corpus tests doctests fuzz licences)
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+# Nothing here may wait for a person.
+export DEBIAN_FRONTEND=noninteractive PIP_NO_INPUT=1 GIT_TERMINAL_PROMPT=0
+
+# shellcheck source=tests/data/install.sh
+source tests/data/install.sh
+
+step_tools() {
+    install_debian gcc:gcc pkg-config:pkg-config mke2fs:e2fsprogs mkfs.erofs:erofs-utils lz4:lz4 python3:python3 \
+        shellcheck:shellcheck
+    install_corpus_tools
+    if ! cargo nextest --version >/dev/null 2>&1; then
+        # Without nextest the tests run under `cargo test`, so a failure here is no failure of the run.
+        cargo install cargo-nextest --locked || echo "cargo-nextest could not be installed; falling back to cargo test"
+    fi
+    cargo fetch --locked
+}
+
+step_shell() {
+    local script
+    while IFS= read -r script; do
+        bash -n "$script"
+        if command -v shellcheck >/dev/null; then shellcheck --external-sources "$script"; fi
+        echo "ok: $script"
+    done < <(find .ci deploy tests fuzz -name target -prune -o -type f \( -name '*.sh' -o -path '.ci/run' \) -print | sort)
+}
+
+step_format() { cargo fmt --all --check; }
+
+step_lint() {
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+}
+
+# A feature only adds: each crate that has one is also built alone, without it.
+step_features() {
+    local crate
+    for crate in relevo-types relevo-meta relevo-updater; do
+        cargo clippy --locked --package "$crate" -- -D warnings
+    done
+}
+
+step_documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet; }
+
+step_build() { cargo build --locked --workspace --bins; }
+
+# The images that the end-to-end tests use.
+step_corpus() { python3 tests/data/make_corpus.py target/corpus; }
+
+step_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --locked --workspace
+    else
+        cargo test --locked --workspace --bins --lib --tests
+    fi
+}
+
+step_doctests() { cargo test --locked --workspace --doc; }
+
+# The fuzz targets build on stable, and each one replays its corpus as a test.
+step_fuzz() {
+    if [ -f fuzz/Cargo.toml ]; then CARGO_TARGET_DIR=target/fuzz cargo test --manifest-path fuzz/Cargo.toml; fi
+}
+
+step_licences() {
+    if cargo deny --version >/dev/null 2>&1; then
+        cargo deny check licenses bans sources
+    else
+        echo "cargo-deny is not installed; deny.toml is not checked here"
+    fi
+}
+
+wanted=("$@")
+[ $# -gt 0 ] || wanted=("${steps[@]}")
+failed=()
+for step in "${wanted[@]}"; do
+    if ! declare -F "step_$step" >/dev/null; then
+        echo "no step is called '$step'; there are: ${steps[*]}" >&2
+        exit 2
+    fi
+    echo
+    echo "=== $step"
+    began=$SECONDS
+    # A step runs in its own shell: `set -e` does not hold inside the condition of an `if`.
+    set +e
+    (set -e; "step_$step")
+    status=$?
+    set -e
+    echo "=== $step: $([ $status -eq 0 ] && echo ok || echo "FAILED ($status)"), $((SECONDS - began)) s"
+    if [ $status -ne 0 ]; then
+        failed+=("$step")
+        # Nothing after these can say anything useful.
+        case $step in tools | build | corpus) break ;; esac
+    fi
+done
+
+echo
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "failed: ${failed[*]} (after $SECONDS s)"
+    exit 1
+fi
+echo "all steps passed in $SECONDS s"
