@@ -1,3 +1,54 @@
-//! Entry point.
+//! `relevo-server`: reads arguments, environment and clock, then calls the library.
 
-fn main() {}
+use std::{io, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use relevo_server::{
+    Application, Clock,
+    args::{Cli, Command},
+    settings::Settings,
+    telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let Command::Serve(args) = &cli.command;
+    let settings = args.settings()?;
+    if args.print_config {
+        print!("{}", settings.to_toml());
+        return Ok(());
+    }
+    telemetry::init(&settings, io::stderr).context("could not read the setting `log`")?;
+    #[expect(clippy::disallowed_methods, reason = "main.rs is where the clock is read")]
+    let clock: Clock = Arc::new(jiff::Timestamp::now);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start")?;
+    runtime.block_on(serve(settings, clock))
+}
+
+async fn serve(settings: Settings, clock: Clock) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+    let repository = settings.repository.clone();
+    let application = Application::build(settings, clock).await?;
+    tracing::info!(address = %application.address(), repository = %repository.display(), "serving");
+    application
+        .run_until(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await
+        .context("the server stopped")
+}

@@ -1,0 +1,49 @@
+//! What is answered under which path.
+
+pub(crate) mod health;
+pub(crate) mod repo;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{Method, StatusCode, header},
+    web,
+};
+
+/// All routes.
+pub(crate) fn configure(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::route().to(health::alive))
+        .route("/repo/{file:.*}", web::route().to(repo::serve))
+        .default_service(web::to(|| async { not_found() }));
+}
+
+/// `Cache-Control` of names that never stand for other bytes.
+pub(crate) const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+/// `Cache-Control` of `timestamp.json`: shared caches may answer a burst of polls, no longer.
+pub(crate) const SHORT: &str = "public, max-age=60, must-revalidate";
+/// `Cache-Control` of answers that say something about this moment.
+pub(crate) const NEVER: &str = "no-store";
+
+/// Refuses what no route answers; `None` if the request may go on.
+pub(crate) fn refuse(request: &HttpRequest) -> Option<HttpResponse> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return Some(response);
+    }
+    None
+}
+
+/// A short answer in words.
+pub(crate) fn plain(status: StatusCode, words: &'static str) -> HttpResponse {
+    HttpResponse::build(status)
+        .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, NEVER))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .body(words)
+}
+
+/// 404.
+pub(crate) fn not_found() -> HttpResponse {
+    plain(StatusCode::NOT_FOUND, "there is no such file\n")
+}
