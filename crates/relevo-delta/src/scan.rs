@@ -105,8 +105,11 @@ pub(crate) fn read(image: &dyn ReadAt, start: u64, len: u64) -> std::io::Result<
     Ok(bytes)
 }
 
-/// `Err(None)` if stopped.
-fn whole_hash(image: &dyn ReadAt, progress: &dyn Progress) -> Result<Sha256, Option<std::io::Error>> {
+/// The SHA-256 of a whole image.
+///
+/// # Errors
+/// What reading answered; `None` if stopped.
+pub(crate) fn whole_hash(image: &dyn ReadAt, progress: &dyn Progress) -> Result<Sha256, Option<std::io::Error>> {
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let len = image.len().get();

@@ -12,7 +12,7 @@ use relevo_format::{
     package::{Front, Limits, PackageError},
 };
 
-use crate::{DeltaError, Images, Progress, progress::advance};
+use crate::{DeltaError, Images, Progress, Silent, progress::advance, scan::whole_hash};
 
 /// Reads the package as a phone would and applies every piece.
 ///
@@ -45,18 +45,33 @@ pub(crate) fn verify(
         .enumerate()
         .flat_map(|(partition, made)| (0..made.pieces.len()).map(move |piece| (partition, piece)))
         .collect();
-    pieces.into_par_iter().try_for_each(|(partition, piece)| {
-        let made = &front.manifest().partitions[partition];
-        let image = &new[&made.name];
-        let mut compare = Compare { image: &**image, at: made.pieces[piece].start, buffer: Vec::new() };
-        apply::apply_piece(&front, partition, piece, &source, &body, &mut compare).map_err(|error| match error {
-            ApplyError::Write { .. } | ApplyError::TargetDiffers { .. } => {
-                DeltaError::Differs { partition: made.name.clone() }
-            }
-            error => DeltaError::Verify(error),
-        })?;
-        advance(progress, made.pieces[piece].len)
-    })
+    // Pieces are compared with the target as it is now, so the target must still be what was scanned.
+    let unchanged = || {
+        front.manifest().partitions.par_iter().try_for_each(|made| {
+            let read = |source| DeltaError::Read { partition: made.name.clone(), build: "target", source };
+            let actual = whole_hash(&*new[&made.name], &Silent);
+            let actual = actual.map_err(|error| error.map_or(DeltaError::Stopped, read))?;
+            if actual == made.sha256 { Ok(()) } else { Err(DeltaError::Differs { partition: made.name.clone() }) }
+        })
+    };
+    let applies = || {
+        pieces.into_par_iter().try_for_each(|(partition, piece)| {
+            let made = &front.manifest().partitions[partition];
+            let image = &new[&made.name];
+            let mut compare = Compare { image: &**image, at: made.pieces[piece].start, buffer: Vec::new() };
+            apply::apply_piece(&front, partition, piece, &source, &body, &mut compare).map_err(
+                |error| match error {
+                    ApplyError::Write { .. } | ApplyError::TargetDiffers { .. } => {
+                        DeltaError::Differs { partition: made.name.clone() }
+                    }
+                    error => DeltaError::Verify(error),
+                },
+            )?;
+            advance(progress, made.pieces[piece].len)
+        })
+    };
+    let (applies, unchanged) = rayon::join(applies, unchanged);
+    applies.and(unchanged)
 }
 
 /// Accepts only what stands in the image at this place.
