@@ -20,6 +20,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve a repository until SIGTERM or Ctrl-C
     Serve(SettingsArgs),
+    /// Bring the database up to date and make its index from the repository
+    Migrate(SettingsArgs),
 }
 
 /// Where the settings come from: a flag wins over a RELEVO_* variable, that over the file, that over the default.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 /// Bytes read at once; what an open download costs in memory, besides the socket's buffer.
-pub(crate) const CHUNK: usize = 128 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
 /// A part of an open file, read on the blocking pool one chunk at a time.
 ///

@@ -6,6 +6,8 @@
 
 pub mod args;
 mod body;
+mod catalog;
+mod database;
 mod encoding;
 pub mod layout;
 mod precondition;
@@ -15,4 +17,5 @@ pub mod settings;
 mod startup;
 pub mod telemetry;
 
-pub use startup::{Application, BuildError, Clock};
+pub use database::DatabaseError;
+pub use startup::{Application, BuildError, Clock, Migrated, migrate};

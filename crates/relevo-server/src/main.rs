@@ -23,17 +23,25 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    let Command::Serve(args) = &cli.command;
+    let (Command::Serve(args) | Command::Migrate(args)) = &cli.command;
     let settings = args.settings()?;
     if args.print_config {
         print!("{}", settings.to_toml());
         return Ok(());
     }
-    telemetry::init(&settings, io::stderr).context("could not read the setting `log`")?;
+    telemetry::init(&settings, io::stderr)?;
     #[expect(clippy::disallowed_methods, reason = "main.rs is where the clock is read")]
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start")?;
-    runtime.block_on(serve(settings, clock))
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(_) => serve(settings, clock).await,
+            Command::Migrate(_) => {
+                println!("{}", relevo_server::migrate(&settings).await?);
+                Ok(())
+            }
+        }
+    })
 }
 
 async fn serve(settings: Settings, clock: Clock) -> anyhow::Result<()> {

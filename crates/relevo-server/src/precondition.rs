@@ -20,6 +20,22 @@ impl Tag {
         Self::new(&format!("{}-{coding}", self.0.trim_matches('"')))
     }
 
+    /// Whether `If-None-Match` names these bytes, for answers that have no date.
+    pub(crate) fn is_known(&self, headers: &HeaderMap) -> bool {
+        list(headers, header::IF_NONE_MATCH).is_some_and(|tags| self.named_in(&tags, Comparison::Weak))
+    }
+
+    fn named_in(&self, tags: &str, comparison: Comparison) -> bool {
+        if tags.trim() == "*" {
+            return true;
+        }
+        // Our own tags hold no comma, so splitting there cannot cut one of them.
+        tags.split(',').map(str::trim).any(|tag| match comparison {
+            Comparison::Strong => tag == self.as_str(),
+            Comparison::Weak => tag.strip_prefix("W/").unwrap_or(tag) == self.as_str(),
+        })
+    }
+
     /// The field's value.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -55,7 +71,7 @@ impl Validators {
     /// RFC 9110, section 13.2.2, in its order.
     pub(crate) fn decide(&self, headers: &HeaderMap) -> Verdict {
         match list(headers, header::IF_MATCH) {
-            Some(tags) if !self.named_in(&tags, Comparison::Strong) => return Verdict::Failed,
+            Some(tags) if !self.tag.named_in(&tags, Comparison::Strong) => return Verdict::Failed,
             Some(_) => {}
             None => {
                 if date(headers, header::IF_UNMODIFIED_SINCE).is_some_and(|date| self.modified > date) {
@@ -64,7 +80,7 @@ impl Validators {
             }
         }
         match list(headers, header::IF_NONE_MATCH) {
-            Some(tags) if self.named_in(&tags, Comparison::Weak) => Verdict::NotModified,
+            Some(tags) if self.tag.named_in(&tags, Comparison::Weak) => Verdict::NotModified,
             Some(_) => Verdict::Proceed,
             None if date(headers, header::IF_MODIFIED_SINCE).is_some_and(|date| self.modified <= date) => {
                 Verdict::NotModified
@@ -87,17 +103,6 @@ impl Validators {
         let text = text.trim();
         // A weak tag (W/"…") is no date either, so it ends up false, as it must.
         text == self.tag.as_str() || (self.immutable && parse_date(text) == Some(self.modified))
-    }
-
-    fn named_in(&self, tags: &str, comparison: Comparison) -> bool {
-        if tags.trim() == "*" {
-            return true;
-        }
-        // Our own tags hold no comma, so splitting there cannot cut one of them.
-        tags.split(',').map(str::trim).any(|tag| match comparison {
-            Comparison::Strong => tag == self.tag.as_str(),
-            Comparison::Weak => tag.strip_prefix("W/").unwrap_or(tag) == self.tag.as_str(),
-        })
     }
 }
 

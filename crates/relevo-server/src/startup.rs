@@ -1,6 +1,6 @@
 //! Putting the server together.
 
-use std::{any::Any, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{any::Any, fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::{
     App, HttpServer,
@@ -11,7 +11,24 @@ use actix_web::{
 };
 use jiff::Timestamp;
 
-use crate::{encoding::Compressed, layout::Root, routes, settings::Settings, telemetry};
+use crate::{
+    catalog::{Catalog, Catalogs, Retry},
+    database::{Database, DatabaseError, Downloads, chain},
+    encoding::Compressed,
+    layout::Root,
+    routes,
+    settings::Settings,
+    telemetry,
+};
+
+/// How often the repository and the database are looked at when nobody asks, and counters are written.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// Threads that read files, over all workers; enough to keep a disk busy, few enough for a service's task limit.
+const READERS: usize = 64;
+
+/// Seconds in a day of UTC, which has no leap seconds here.
+const DAY_SECONDS: i64 = 86_400;
 
 /// Tells the time. Only `main.rs` reads the real clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -21,12 +38,40 @@ pub(crate) struct State {
     pub(crate) root: Root,
     pub(crate) clock: Clock,
     pub(crate) compressed: Compressed,
+    pub(crate) catalogs: Arc<Catalogs>,
+    pub(crate) database: Database,
+    pub(crate) downloads: Downloads,
+}
+
+impl State {
+    /// Checks that the database can be written and says what the catalog says.
+    pub(crate) async fn write_database(&self, catalog: Option<&Catalog>) -> Result<(), DatabaseError> {
+        self.database.check().await?;
+        match catalog {
+            Some(catalog) => self.database.index(catalog).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Looks after the repository and the database.
+    async fn round(&self) {
+        let view = self.catalogs.current(Retry::Yes).await;
+        let day = (self.clock)().as_second().div_euclid(DAY_SECONDS);
+        let written = match self.write_database(view.catalog.as_deref()).await {
+            Ok(()) => self.downloads.write(&self.database, day).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            tracing::warn!(error = %chain(&error), "the database cannot be used; the repository is served all the same");
+        }
+    }
 }
 
 /// A server that is bound to its address.
 pub struct Application {
     address: SocketAddr,
     server: Server,
+    state: web::Data<State>,
 }
 
 /// Why the server did not start.
@@ -50,17 +95,26 @@ impl Application {
     /// [`BuildError::Bind`] if the address cannot be bound. A missing repository or a broken database is no reason not
     /// to start: pages and `/readyz` say what is wrong.
     pub async fn build(settings: Settings, clock: Clock) -> Result<Self, BuildError> {
-        let state =
-            web::Data::new(State { root: Root::new(&settings.repository), clock, compressed: Compressed::default() });
+        let root = Root::new(&settings.repository);
+        let state = web::Data::new(State {
+            catalogs: Arc::new(Catalogs::new(root.clone())),
+            root,
+            clock,
+            compressed: Compressed::default(),
+            database: Database::new(&settings.database),
+            downloads: Downloads::default(),
+        });
+        let shared = state.clone();
         let bind = |source| BuildError::Bind { listen: settings.listen, source };
         let stall = settings.stall_timeout_seconds.saturating_mul(1000);
         let server = HttpServer::new(move || {
             App::new()
-                .app_data(state.clone())
+                .app_data(shared.clone())
                 .wrap(Condition::new(tracing::enabled!(tracing::Level::DEBUG), from_fn(telemetry::log_request)))
                 .configure(routes::configure)
         })
         .workers(settings.workers)
+        .worker_max_blocking_threads((READERS / settings.workers).max(2))
         .max_connections(settings.max_connections.div_ceil(settings.workers))
         .keep_alive(Duration::from_secs(settings.keep_alive_seconds))
         .client_request_timeout(Duration::from_secs(settings.request_timeout_seconds))
@@ -70,7 +124,10 @@ impl Application {
         .bind(settings.listen)
         .map_err(bind)?;
         let address = server.addrs().first().copied().unwrap_or(settings.listen);
-        Ok(Self { address, server: server.run() })
+        let server = server.run();
+        // Once before the first request, so that the log says at the start what there is to serve.
+        state.round().await;
+        Ok(Self { address, server, state })
     }
 
     /// The address that was bound.
@@ -88,16 +145,78 @@ impl Application {
     /// # Errors
     /// The error of the operating system that ended the accept loop.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let state = self.state;
         let handle = self.server.handle();
         let serving = self.server;
         tokio::pin!(serving);
-        tokio::select! {
-            ended = &mut serving => return ended,
-            () = stop => tracing::info!("stopping: running requests may finish"),
-        }
-        let stopping = handle.stop(true);
-        tokio::join!(stopping, serving).1
+        let rounds = async {
+            let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + ROUND, ROUND);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                state.round().await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            () = rounds => Ok(()),
+            () = stop => {
+                tracing::info!("stopping: running requests may finish");
+                tokio::join!(handle.stop(true), serving).1
+            }
+        };
+        state.round().await;
+        state.database.close().await;
+        ended
     }
+}
+
+/// What [`migrate`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Migrated {
+    /// The tables are up to date and the index is new.
+    Indexed {
+        /// Devices in the index.
+        devices: usize,
+    },
+    /// The tables are up to date; there is no repository that verifies, so the index was left as it was.
+    TablesOnly {
+        /// Why there is nothing to index.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Migrated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Indexed { devices } => write!(f, "the database is up to date; devices in its index: {devices}"),
+            Self::TablesOnly { reason } => {
+                write!(f, "the database is up to date; its index is not made anew: {reason}")
+            }
+        }
+    }
+}
+
+/// Brings the tables of the database up to date and makes its index from the repository, whatever it said before.
+///
+/// # Errors
+/// [`DatabaseError`] if the database can be neither used nor made anew.
+pub async fn migrate(settings: &Settings) -> Result<Migrated, DatabaseError> {
+    let catalogs = Arc::new(Catalogs::new(Root::new(&settings.repository)));
+    let database = Database::new(&settings.database);
+    database.check().await?;
+    let view = catalogs.current(Retry::Yes).await;
+    let migrated = match (view.catalog, view.problem) {
+        (Some(catalog), _) => {
+            database.reindex(&catalog).await?;
+            Migrated::Indexed { devices: catalog.devices.len() }
+        }
+        (None, Some(problem)) => Migrated::TablesOnly { reason: problem.to_string() },
+        (None, None) => Migrated::TablesOnly { reason: "nothing was read".to_owned() },
+    };
+    database.close().await;
+    Ok(migrated)
 }
 
 /// Lets the kernel drop a client that takes none of the bytes sent to it: such a client would otherwise hold a

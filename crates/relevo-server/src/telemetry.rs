@@ -8,22 +8,33 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     middleware::Next,
 };
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::MakeWriter};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::settings::{LogFormat, Settings};
 
 /// Longest part of a request target that is logged, in bytes.
 const MAX_LOGGED: usize = 200;
 
+/// The `log` setting cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "log is {log:?}; it must be off, error, warn, info, debug, trace, or directives such as info,relevo_server=debug"
+)]
+pub struct LogSettingError {
+    log: String,
+}
+
 /// Sends log lines to `writer` from now on. A second call changes nothing.
 ///
 /// # Errors
-/// [`ParseError`] if the `log` setting is no level and no list of directives.
-pub fn init<W>(settings: &Settings, writer: W) -> Result<(), ParseError>
+/// [`LogSettingError`] if the `log` setting is no level and no list of directives.
+pub fn init<W>(settings: &Settings, writer: W) -> Result<(), LogSettingError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(&settings.log)?;
+    let filter = EnvFilter::builder().parse(&settings.log);
+    // The parser prints its cause twice, and would not name the setting.
+    let filter = filter.map_err(|_| LogSettingError { log: settings.log.clone() })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     // Only tests that start several servers in one process call this twice.
     let _already = match settings.log_format {

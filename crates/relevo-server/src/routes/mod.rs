@@ -1,6 +1,7 @@
 //! What is answered under which path.
 
 pub(crate) mod health;
+pub(crate) mod index;
 pub(crate) mod repo;
 
 use actix_web::{
@@ -12,7 +13,9 @@ use actix_web::{
 /// All routes.
 pub(crate) fn configure(config: &mut web::ServiceConfig) {
     config
+        .route("/", web::route().to(index::serve))
         .route("/healthz", web::route().to(health::alive))
+        .route("/readyz", web::route().to(health::ready))
         .route("/repo/{file:.*}", web::route().to(repo::serve))
         .default_service(web::to(|| async { not_found() }));
 }

@@ -71,7 +71,7 @@ pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> Http
         tokio::task::spawn_blocking(move || open(&state, &file, coding, now))
     };
     match opening.await.map_err(io::Error::other).and_then(|opened| opened) {
-        Ok(opened) => answer(&request, &file, opened),
+        Ok(opened) => answer(&request, &state, &file, opened),
         Err(error) if layout::is_absent(&error) => not_found(),
         Err(error) => {
             tracing::warn!(%error, file = %file.path().display(), "could not read a file of the repository");
@@ -120,7 +120,7 @@ fn open(state: &State, name: &RepoFile, coding: Coding, now: SystemTime) -> io::
     Ok(Opened { len: bytes.len() as u64, content: Content::Bytes(bytes), coding, validators })
 }
 
-fn answer(request: &HttpRequest, file: &RepoFile, opened: Opened) -> HttpResponse {
+fn answer(request: &HttpRequest, state: &State, file: &RepoFile, opened: Opened) -> HttpResponse {
     let headers = request.headers();
     let verdict = opened.validators.decide(headers);
     if verdict == Verdict::Failed {
@@ -146,6 +146,9 @@ fn answer(request: &HttpRequest, file: &RepoFile, opened: Opened) -> HttpRespons
         }
         _ => Wanted::Whole,
     };
+    if let (RepoFile::Target { sha256, .. }, Wanted::Whole | Wanted::Part { start: 0, .. }) = (file, wanted) {
+        state.downloads.begin(*sha256);
+    }
     match wanted {
         Wanted::Whole => send(response, opened.content, 0, opened.len),
         Wanted::Part { start, last } => {

@@ -14,10 +14,11 @@ use std::{
         atomic::{AtomicI64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use relevo_meta::testing::TestRepo;
 use relevo_server::{Application, settings::Layer};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -104,6 +105,17 @@ impl TestServer {
         let temporary = parent.join(".tmp-test");
         fs::write(&temporary, content).unwrap();
         fs::rename(temporary, path).unwrap();
+    }
+
+    /// Puts a published repository in place, the timestamp last.
+    pub(crate) fn publish(&self, repo: &TestRepo) {
+        for (name, bytes) in &repo.files {
+            self.write(&format!("targets/{name}"), bytes);
+        }
+        for (name, bytes) in repo.metadata.iter().filter(|(name, _)| *name != "timestamp.json") {
+            self.write(&format!("metadata/{name}"), bytes);
+        }
+        self.write("metadata/timestamp.json", &repo.metadata["timestamp.json"]);
     }
 
     /// Moves the clock.
@@ -240,4 +252,27 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// A published repository with two devices, one of them with two builds and a delta between them.
+pub(crate) fn test_repo() -> TestRepo {
+    let mut repo = TestRepo::new();
+    repo.add_device("acme", "coyote");
+    repo.add_device("acme", "roadrunner");
+    repo.add_package("acme/roadrunner", "stable", "", "100", START - 40 * 86_400, &pattern(9_000));
+    repo.add_package("acme/roadrunner", "stable", "", "101", START - 86_400, &pattern(10_000));
+    repo.add_package("acme/roadrunner", "stable", "100", "101", START - 86_400, &pattern(1_200));
+    repo.publish();
+    repo
+}
+
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let (_sender, never) = std::sync::mpsc::channel::<()>();
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        // Between two looks; nobody ever sends.
+        let _timeout = never.recv_timeout(Duration::from_millis(50));
+    }
 }
