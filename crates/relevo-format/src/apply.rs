@@ -16,13 +16,16 @@ use sha2::Digest;
 use crate::{
     ReadAt, Section,
     ops::{Decoder, Op, OpsError},
-    package::{Codec, Engine, Front, Manifest, PackageError, Piece, Role, Stream},
+    package::{Base, Codec, Engine, Front, Manifest, PackageError, Piece, Role, Stream},
 };
 
 /// Size of the buffers for output, differences and hashing, in bytes.
 const BUFFER: usize = 64 << 10;
-/// Bytes of a base that are read at a time; small copies close to each other share one read.
+/// Bytes of a base that are read at a time where copies go forward; small ones close to each other share one read.
 const SOURCE_WINDOW: usize = 64 << 10;
+/// Bytes that are read at a time where they jump about: a read of the whole window for a byte or two of each of
+/// millions of operations would take hours.
+const SOURCE_JUMP: usize = 4 << 10;
 
 /// Why a piece could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,9 @@ pub enum ApplyError {
     /// The caller stopped the work.
     #[error("stopped")]
     Stopped,
+    /// The source was checked for a package with other bases.
+    #[error("the source was checked against another package")]
+    OtherSource,
     /// There is no such partition or piece.
     #[error("the package has no piece {piece} of partition number {partition}")]
     NoSuchPiece {
@@ -170,12 +176,13 @@ impl std::fmt::Display for PieceName {
 /// The images of the source build, each with the hash that the package names.
 pub struct VerifiedSource<'a> {
     bases: Vec<Box<dyn ReadAt + 'a>>,
-    names: Vec<PartitionName>,
+    /// What the manifest said of each.
+    checked: Vec<Base>,
 }
 
 impl std::fmt::Debug for VerifiedSource<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VerifiedSource").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("VerifiedSource").field("checked", &self.checked).finish_non_exhaustive()
     }
 }
 
@@ -192,7 +199,7 @@ pub fn check_source<'a>(
     mut open: impl FnMut(&PartitionName) -> io::Result<Box<dyn ReadAt + 'a>>,
     mut progress: impl FnMut(u64) -> ControlFlow<()>,
 ) -> Result<VerifiedSource<'a>, ApplyError> {
-    let mut source = VerifiedSource { bases: Vec::new(), names: Vec::new() };
+    let mut source = VerifiedSource { bases: Vec::new(), checked: Vec::new() };
     for base in &manifest.bases {
         let partition = base.partition.clone();
         let failed = |source| ApplyError::Source { partition: partition.clone(), source };
@@ -208,7 +215,7 @@ pub fn check_source<'a>(
             return Err(ApplyError::SourceDiffers { partition, expected: base.sha256, actual });
         }
         source.bases.push(image);
-        source.names.push(partition);
+        source.checked.push(base.clone());
     }
     Ok(source)
 }
@@ -219,10 +226,8 @@ pub fn check_source<'a>(
 /// written to when this fails; the caller keeps what it holds only on success.
 ///
 /// # Errors
-/// [`ApplyError`]; a stream whose stored bytes differ is refused before it is decoded.
-///
-/// # Panics
-/// If `source` was checked against the manifest of another package, so that it has fewer bases.
+/// [`ApplyError`]; a stream whose stored bytes differ is refused before it is decoded, and a source that was checked
+/// against other bases before anything.
 pub fn apply_piece(
     front: &Front,
     partition: usize,
@@ -234,15 +239,21 @@ pub fn apply_piece(
     let missing = ApplyError::NoSuchPiece { partition, piece };
     let Some(partition) = front.manifest().partitions.get(partition) else { return Err(missing) };
     let Some(piece) = partition.pieces.get(piece) else { return Err(missing) };
-    let name = PieceName { partition: partition.name.clone(), start: piece.start, len: piece.len };
+    // Else the operations of one package would run on the verified source of another.
+    if source.checked != front.manifest().bases {
+        return Err(ApplyError::OtherSource);
+    }
+    let name = piece.name(&partition.name);
     check_streams(piece, &name, body)?;
-    let bases: Vec<&dyn ReadAt> = piece
-        .bases
-        .iter()
-        .map(|&base| &**source.bases.get(base as usize).expect("the source was checked against this manifest"))
-        .collect();
+    let base = |&index: &u32| {
+        let index = index as usize;
+        let (image, base) = (source.bases.get(index)?, source.checked.get(index)?);
+        Some((&**image as &dyn ReadAt, base.partition.clone()))
+    };
+    let bases: Option<(Vec<_>, Vec<_>)> = piece.bases.iter().map(base).collect();
+    let (bases, names) = bases.ok_or(ApplyError::OtherSource)?;
     match piece.engine {
-        Engine::Bsdiff => Bsdiff::new(piece, &name, &bases, body, out)?.run(),
+        Engine::Bsdiff => Bsdiff::new(piece, &name, &bases, &names, body, out)?.run(),
     }
 }
 
@@ -296,7 +307,7 @@ pub struct Body<R> {
 
 impl<R: ReadAt> ReadAt for Body<R> {
     fn len(&self) -> ByteLen {
-        ByteLen::new(self.package.len().get() - self.offset)
+        ByteLen::new(self.package.len().get().saturating_sub(self.offset))
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -331,24 +342,57 @@ fn hash(mut reader: impl Read, progress: &mut dyn FnMut(u64) -> ControlFlow<()>)
 
 /// A stream of a piece while it is decoded: exactly `left` more bytes will come.
 struct StreamReader<'a> {
-    role: Role,
     left: u64,
-    reader: Box<dyn Read + 'a>,
+    reader: Decoded<'a>,
+}
+
+type Stored<'a> = Section<&'a dyn ReadAt>;
+
+enum Decoded<'a> {
+    Store(Stored<'a>),
+    Zstd(zstd::stream::read::Decoder<'static, BufReader<Stored<'a>>>),
+}
+
+impl Read for Decoded<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Store(reader) => reader.read(buf),
+            Self::Zstd(reader) => reader.read(buf),
+        }
+    }
 }
 
 impl<'a> StreamReader<'a> {
     fn open(stream: &Stream, body: &'a dyn ReadAt) -> io::Result<Self> {
         let section = Section::new(body, stream.offset, stream.stored_len)?;
-        let reader: Box<dyn Read + 'a> = match stream.codec {
-            Codec::Store => Box::new(section),
+        let reader = match stream.codec {
+            Codec::Store => Decoded::Store(section),
             Codec::Zstd => {
                 let input = BufReader::with_capacity(BUFFER, section);
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
                 decoder.window_log_max(stream.window_log)?;
-                Box::new(decoder)
+                Decoded::Zstd(decoder)
             }
         };
-        Ok(Self { role: stream.role, left: stream.raw_len, reader })
+        Ok(Self { left: stream.raw_len, reader })
+    }
+
+    /// Whether all of the stream was used: what it holds decoded, and every stored byte.
+    fn ends(mut self) -> io::Result<bool> {
+        let more = loop {
+            match self.reader.read(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read? > 0,
+            }
+        };
+        let stored_left = match self.reader {
+            Decoded::Store(section) => section.left() > 0,
+            Decoded::Zstd(decoder) => {
+                let input = decoder.finish();
+                !input.buffer().is_empty() || input.get_ref().left() > 0
+            }
+        };
+        Ok(self.left == 0 && !more && !stored_left)
     }
 
     fn fill(&mut self, buf: &mut [u8]) -> io::Result<()> {
@@ -374,6 +418,8 @@ struct Bsdiff<'a> {
     piece: &'a Piece,
     name: &'a PieceName,
     bases: &'a [&'a dyn ReadAt],
+    /// The partitions that they are of, for messages.
+    names: &'a [PartitionName],
     ops: Decoder<BufReader<StreamReader<'a>>>,
     diff: Option<StreamReader<'a>>,
     extra: Option<StreamReader<'a>>,
@@ -388,6 +434,7 @@ impl<'a> Bsdiff<'a> {
         piece: &'a Piece,
         name: &'a PieceName,
         bases: &'a [&'a dyn ReadAt],
+        names: &'a [PartitionName],
         body: &'a dyn ReadAt,
         out: &'a mut dyn Write,
     ) -> Result<Self, ApplyError> {
@@ -401,6 +448,7 @@ impl<'a> Bsdiff<'a> {
             piece,
             name,
             bases,
+            names,
             ops: Decoder::new(BufReader::with_capacity(BUFFER, ops), bases.len()),
             diff: open(Role::Diff)?,
             extra: open(Role::Extra)?,
@@ -420,6 +468,12 @@ impl<'a> Bsdiff<'a> {
             let op = op.map_err(|source| ApplyError::Operations { piece: self.name.clone(), source })?;
             let Some(op) = op else { break };
             self.left = self.left.checked_sub(op.len()).ok_or_else(|| length(self.name, self.piece.len))?;
+            if let Op::Copy { base, start, len } | Op::Add { base, start, len } = op {
+                let base_len = self.bases[base as usize].len();
+                if start.checked_add(len).is_none_or(|end| end > base_len.get()) {
+                    return Err(ApplyError::OutsideBase { piece: self.name.clone(), start, len, base_len });
+                }
+            }
             let mut done = 0;
             while done < op.len() {
                 let step = usize::try_from(op.len() - done).unwrap_or(BUFFER).min(BUFFER);
@@ -446,9 +500,12 @@ impl<'a> Bsdiff<'a> {
         if self.left > 0 {
             return Err(length(self.name, self.piece.len));
         }
-        for stream in [&self.diff, &self.extra].into_iter().flatten() {
-            if stream.left > 0 {
-                return Err(ApplyError::StreamLeft { piece: self.name.clone(), role: stream.role });
+        let ops = self.ops.into_input().into_inner();
+        for (role, stream) in [(Role::Ops, Some(ops)), (Role::Diff, self.diff), (Role::Extra, self.extra)] {
+            let Some(stream) = stream else { continue };
+            let piece = || self.name.clone();
+            if !stream.ends().map_err(|source| ApplyError::Stream { piece: piece(), role, source })? {
+                return Err(ApplyError::StreamLeft { piece: piece(), role });
             }
         }
         let actual = Sha256::new(self.hasher.finalize().into());
@@ -471,14 +528,8 @@ impl<'a> Bsdiff<'a> {
 
     fn read_base(&mut self, base: u32, start: u64, buf: &mut [u8]) -> Result<(), ApplyError> {
         let index = base as usize;
-        let base = self.bases[index];
-        let end = start.checked_add(buf.len() as u64).filter(|&end| end <= base.len().get());
-        if end.is_none() {
-            let (len, base_len) = (buf.len() as u64, base.len());
-            return Err(ApplyError::OutsideBase { piece: self.name.clone(), start, len, base_len });
-        }
-        self.window.read(index, base, start, buf).map_err(|source| {
-            let partition = self.name.partition.clone();
+        self.window.read(index, self.bases[index], start, buf).map_err(|source| {
+            let partition = self.names[index].clone();
             ApplyError::Source { partition, source }
         })
     }
@@ -505,9 +556,12 @@ impl SourceWindow {
         let range = match inside(self) {
             Some(range) => range,
             None => {
-                let len = (base.len().get() - start).min(SOURCE_WINDOW as u64);
+                let forward = self.base == index
+                    && start.checked_sub(self.start).is_some_and(|step| step < 2 * SOURCE_WINDOW as u64);
+                let most = if forward { SOURCE_WINDOW } else { SOURCE_JUMP.max(buf.len()) };
+                let len = usize::try_from(base.len().get() - start).unwrap_or(most).min(most);
                 self.base = usize::MAX;
-                self.bytes.resize(usize::try_from(len).unwrap_or(SOURCE_WINDOW), 0);
+                self.bytes.resize(len, 0);
                 base.read_exact_at(&mut self.bytes, start)?;
                 (self.base, self.start) = (index, start);
                 0..buf.len()

@@ -75,6 +75,9 @@ pub enum OpsError {
         /// How many bases the piece has.
         bases: usize,
     },
+    /// A change of base that changes nothing, or that no copy follows.
+    #[error("a change to base {0} without a copy from it")]
+    BaseUnused(usize),
     /// A position before the start or after 2^64.
     #[error("a source position outside of 64 bits")]
     Position,
@@ -87,6 +90,8 @@ const ZERO: u64 = 3;
 const BASE: u64 = 4;
 /// Bits of the first integer that hold the kind.
 const KIND_BITS: u32 = 3;
+/// Most bytes of stream for one operation: a change of base, kind and length, and a position, of ten bytes each.
+pub(crate) const MAX_ENCODED: u64 = 3 * varint::MAX_LEN as u64;
 /// Longest operation in bytes, so that length and kind fit into 64 bits.
 const MAX_OP: u64 = u64::MAX >> KIND_BITS;
 
@@ -159,27 +164,36 @@ impl<R: BufRead> Decoder<R> {
     /// # Errors
     /// [`OpsError`] for anything that no [`Encoder`] writes.
     pub fn next_op(&mut self) -> Result<Option<Op>, OpsError> {
-        loop {
-            let Some(head) = varint::read(&mut self.input)? else { return Ok(None) };
-            let (kind, len) = (head & ((1 << KIND_BITS) - 1), head >> KIND_BITS);
-            if kind == BASE {
-                let bases = self.ends.len();
-                self.base = usize::try_from(len)
-                    .ok()
-                    .filter(|&base| base < bases)
-                    .ok_or(OpsError::Base { index: len, bases })?;
-                continue;
-            }
-            if len == 0 {
-                return Err(OpsError::Empty);
-            }
-            return Ok(Some(match kind {
-                COPY | ADD => self.copy(kind, len)?,
-                INSERT => Op::Insert { len },
-                ZERO => Op::Zero { len },
-                _ => return Err(OpsError::Kind(kind)),
-            }));
+        let split = |head: u64| (head & ((1 << KIND_BITS) - 1), head >> KIND_BITS);
+        let Some(head) = varint::read(&mut self.input)? else { return Ok(None) };
+        let (mut kind, mut len) = split(head);
+        if kind == BASE {
+            let bases = self.ends.len();
+            let base = usize::try_from(len).ok().filter(|&base| base < bases);
+            let base = base.ok_or(OpsError::Base { index: len, bases })?;
+            // Every operation makes at least one byte, so a stream that goes on and on makes too much and is refused.
+            // A change of base alone would be work without an end.
+            let next = varint::read(&mut self.input)?.map(split);
+            let Some((next @ (COPY | ADD), next_len)) = next.filter(|_| base != self.base) else {
+                return Err(OpsError::BaseUnused(base));
+            };
+            self.base = base;
+            (kind, len) = (next, next_len);
         }
+        if len == 0 {
+            return Err(OpsError::Empty);
+        }
+        Ok(Some(match kind {
+            COPY | ADD => self.copy(kind, len)?,
+            INSERT => Op::Insert { len },
+            ZERO => Op::Zero { len },
+            _ => return Err(OpsError::Kind(kind)),
+        }))
+    }
+
+    /// What the operations were read from.
+    pub(crate) fn into_input(self) -> R {
+        self.input
     }
 
     fn copy(&mut self, kind: u64, len: u64) -> Result<Op, OpsError> {

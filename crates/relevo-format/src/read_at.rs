@@ -148,6 +148,11 @@ impl<R: ReadAt> Section<R> {
         let left = inner.len().get();
         Self { inner, offset: 0, left }
     }
+
+    /// Bytes that were not read yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
 }
 
 impl<R: ReadAt> Read for Section<R> {

@@ -37,7 +37,13 @@ pub(crate) fn read(input: &mut impl Read) -> io::Result<Option<u64>> {
     let mut value = 0_u64;
     for index in 0..MAX_LEN {
         let mut byte = [0];
-        if input.read(&mut byte)? == 0 {
+        let len = loop {
+            match input.read(&mut byte) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        if len == 0 {
             return if index == 0 { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
         let low = u64::from(byte[0] & 0x7f);

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Read},
+    path::PathBuf,
 };
 
 use ed25519_dalek::VerifyingKey;
@@ -21,8 +22,6 @@ pub const VERSION: u16 = 1;
 pub(super) const HEADER_LEN: usize = 20;
 /// Compression level of the manifest; it is a few KB, so the best there is.
 const MANIFEST_LEVEL: i32 = 19;
-/// Window of the manifest's frame; [`Limits::manifest`] fits into it.
-const MANIFEST_WINDOW_LOG: u32 = 23;
 
 /// What a reader takes, before it takes memory for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +41,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 8 MiB of manifest (a 3 GiB partition in pieces of 16 MiB takes 30 KB), 32 signatures, 128 partitions (phones
-    /// have up to 60), 65,536 pieces each, 1 TiB a partition, 16 MiB of memory.
+    /// 2 MiB of manifest, 32 signatures, 128 partitions (phones have up to 60), 65,536 pieces each, 1 TiB a partition,
+    /// 16 MiB of memory.
+    ///
+    /// A 3 GiB partition in pieces of 16 MiB takes 30 KB of manifest. A hostile one of 2 MiB takes up to 15 MiB of
+    /// memory, so that a phone stays below 24 MiB whatever it is sent (`tests/memory.rs`).
     fn default() -> Self {
         Self {
-            manifest: ByteLen::mib(8),
+            manifest: ByteLen::mib(2),
             signatures: 32,
             partitions: 128,
             pieces: 1 << 16,
@@ -138,9 +140,17 @@ pub enum PackageError {
         /// What there is.
         actual: ByteLen,
     },
-    /// Reading or writing failed.
+    /// Reading failed.
     #[error("could not read the package")]
     Io(#[source] io::Error),
+    /// Writing failed.
+    #[error("could not write {}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
 }
 
 struct Names<'a>(&'a [String]);
@@ -164,14 +174,20 @@ impl Front {
     /// Makes an unsigned front for `manifest`.
     ///
     /// # Errors
-    /// [`PackageError::Limit`] if the manifest is over `limits.manifest`.
+    /// What [`Front::read`] with these limits would answer: nothing is made that it refuses.
     pub fn new(manifest: Manifest, limits: &Limits) -> Result<Self, PackageError> {
         let raw = manifest.encode();
         let limit = limits.manifest.get();
-        if raw.len() as u64 > limit {
-            return Err(PackageError::Limit { what: "bytes of manifest", found: raw.len() as u64, limit });
+        let check = |len: usize| match len as u64 {
+            found if found > limit => Err(PackageError::Limit { what: "bytes of manifest", found, limit }),
+            _ => Ok(()),
+        };
+        check(raw.len())?;
+        if Manifest::decode(&raw, limits)? != manifest {
+            return Err(PackageError::Manifest("it does not read back as it was given: wrong offsets or starts"));
         }
         let stored = zstd::bulk::compress(&raw, MANIFEST_LEVEL).map_err(PackageError::Compressed)?;
+        check(stored.len())?;
         let len = |len: usize| u32::try_from(len).expect("a manifest is far below 4 GiB").to_le_bytes();
         let mut signed = Vec::with_capacity(HEADER_LEN + stored.len());
         signed.extend_from_slice(&MAGIC);
@@ -294,13 +310,16 @@ fn field<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
     *field
 }
 
+/// Decompresses straight into a buffer of the stated length: a streaming decoder would hold a window beside it.
 fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, PackageError> {
-    let mut decoder =
-        zstd::stream::read::Decoder::with_buffer(stored).map_err(PackageError::Compressed)?.single_frame();
-    decoder.window_log_max(MANIFEST_WINDOW_LOG).map_err(PackageError::Compressed)?;
-    let mut raw = Vec::new();
-    (&mut decoder).take(raw_len as u64 + 1).read_to_end(&mut raw).map_err(PackageError::Compressed)?;
-    if raw.len() != raw_len || !decoder.finish().is_empty() {
+    let frame = zstd::zstd_safe::find_frame_compressed_size(stored);
+    if frame.ok() != Some(stored.len()) {
+        return Err(PackageError::Manifest("it is not one whole zstd frame"));
+    }
+    let mut raw = Vec::with_capacity(raw_len);
+    let mut decompressor = zstd::bulk::Decompressor::new().map_err(PackageError::Compressed)?;
+    decompressor.decompress_to_buffer(stored, &mut raw).map_err(PackageError::Compressed)?;
+    if raw.len() != raw_len {
         return Err(PackageError::Manifest("its length after decompression is not the stated one"));
     }
     Ok(raw)

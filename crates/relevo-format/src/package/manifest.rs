@@ -8,7 +8,7 @@ use super::{
     feature::{self, BaseKind, Codec, Engine, Role},
     front::{Limits, PackageError},
 };
-use crate::varint;
+use crate::{ops, varint};
 
 /// What a package needs and makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,14 +120,22 @@ pub(crate) const APPLY_BUFFERS: u64 = 1 << 20;
 const MAX_WINDOW_LOG: u64 = 31;
 /// The smallest window that a zstd frame can have.
 const MIN_WINDOW_LOG: u64 = 10;
-/// Longest name of a feature in bytes.
-const MAX_FEATURE: u64 = 64;
+/// Longest name of a feature and longest key of an info entry, in bytes.
+const MAX_NAME: usize = 64;
+/// Fewest bytes that an entry of each list takes: what a count may claim is never more than what is there.
+const MIN_INFO: usize = 2;
+const MIN_BASE: usize = 1 + 2 + 1 + 32;
+const MIN_PARTITION: usize = 2 + 1 + 32 + 1;
+const MIN_PIECE: usize = 1 + 32 + 1 + 1 + 1 + 1;
+const MIN_STREAM: usize = 5 + 32;
+const MIN_REMOVED: usize = 2;
 
 const FEATURES: &[u8; 4] = b"FEAT";
 const INFO: &[u8; 4] = b"INFO";
 const BASES: &[u8; 4] = b"BASE";
 const PARTITIONS: &[u8; 4] = b"PART";
 const REMOVED: &[u8; 4] = b"GONE";
+const SECTIONS: [&[u8; 4]; 5] = [FEATURES, INFO, BASES, PARTITIONS, REMOVED];
 
 impl Manifest {
     /// The memory that applying takes in bytes: that of the piece that needs most.
@@ -205,16 +213,11 @@ impl Manifest {
         let mut rest = Input { bytes };
         let mut take = |wanted: &[u8; 4]| -> Result<Input<'_>, PackageError> {
             loop {
-                let tag: [u8; 4] = rest.array()?;
-                let len = u32::from_le_bytes(rest.array()?);
-                let content = Input { bytes: rest.take(u64::from(len))? };
+                let (tag, content) = rest.section()?;
                 if &tag == wanted {
                     return Ok(content);
                 }
-                // A lower-case first letter marks a section that may be passed over, as in PNG.
-                if !tag[0].is_ascii_lowercase() {
-                    return Err(PackageError::UnknownSection { tag: tag.escape_ascii().to_string() });
-                }
+                pass_over(tag)?;
             }
         };
 
@@ -223,17 +226,17 @@ impl Manifest {
         let bases = decode_bases(&mut take(BASES)?, &features, limits)?;
         let partitions = decode_partitions(&mut take(PARTITIONS)?, &features, &bases, limits)?;
         let mut gone = take(REMOVED)?;
-        let removed = (0..gone.count("removed partitions", limits.partitions)?)
-            .map(|_| gone.name())
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut removed: Vec<PartitionName> = Vec::new();
+        for _ in 0..gone.count("removed partitions", limits.partitions, MIN_REMOVED)? {
+            let name = gone.name()?;
+            if removed.contains(&name) || partitions.iter().any(|partition| partition.name == name) {
+                return Err(PackageError::Manifest("a partition is removed twice, or made as well as removed"));
+            }
+            removed.push(name);
+        }
         gone.end()?;
         while !rest.bytes.is_empty() {
-            let tag: [u8; 4] = rest.array()?;
-            let len = u32::from_le_bytes(rest.array()?);
-            rest.take(u64::from(len))?;
-            if !tag[0].is_ascii_lowercase() {
-                return Err(PackageError::UnknownSection { tag: tag.escape_ascii().to_string() });
-            }
+            pass_over(rest.section()?.0)?;
         }
 
         let manifest = Self { info, bases, partitions, removed };
@@ -278,20 +281,29 @@ impl Info {
     fn decode(input: &mut Input<'_>) -> Result<Self, PackageError> {
         let mut info = Self::default();
         let mut last: Option<&[u8]> = None;
-        for _ in 0..input.count("info entries", 64)? {
+        for _ in 0..input.count("info entries", 64, MIN_INFO)? {
             let key = input.bytes()?;
+            // Before anything that would print it.
+            if key.len() > MAX_NAME {
+                return Err(PackageError::Manifest("the key of an info entry is too long"));
+            }
             if last.is_some_and(|last| last >= key) {
                 return Err(PackageError::Manifest("the info entries are not in order"));
             }
             last = Some(key);
             let value = input.bytes()?;
-            let mut number = Input { bytes: value };
+            let number = || -> Result<u64, PackageError> {
+                let mut input = Input { bytes: value };
+                let number = input.number()?;
+                input.end()?;
+                Ok(number)
+            };
             match key {
                 b"device" => info.device = Some(text(value, Codename::parse)?),
                 b"from" => info.from = Some(text(value, BuildId::parse)?),
                 b"to" => info.to = Some(text(value, BuildId::parse)?),
-                b"memory" => info.memory = ByteLen::new(number.number()?),
-                b"timestamp" => info.timestamp = Some(number.number()?),
+                b"memory" => info.memory = ByteLen::new(number()?),
+                b"timestamp" => info.timestamp = Some(number()?),
                 key if key.starts_with(b"x-") => {}
                 key => return Err(PackageError::UnknownInfo { key: key.escape_ascii().to_string() }),
             }
@@ -329,12 +341,16 @@ impl Partition {
 }
 
 fn decode_features<'a>(input: &mut Input<'a>) -> Result<Vec<&'a str>, PackageError> {
-    let mut features = Vec::new();
-    for _ in 0..input.count("features", 256)? {
+    let mut features: Vec<&str> = Vec::new();
+    for _ in 0..input.count("features", 256, 1)? {
         let name = input.bytes()?;
-        let printable = name.len() as u64 <= MAX_FEATURE && name.iter().all(u8::is_ascii_graphic);
+        let printable = (1..=MAX_NAME).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic);
         let name = std::str::from_utf8(name).ok().filter(|_| printable);
-        features.push(name.ok_or(PackageError::Manifest("a feature's name is no short ASCII word"))?);
+        let name = name.ok_or(PackageError::Manifest("a feature's name is no short ASCII word"))?;
+        if features.last().is_some_and(|&last| last >= name) {
+            return Err(PackageError::Manifest("the features are not in order"));
+        }
+        features.push(name);
     }
     input.end()?;
     let unknown: Vec<_> = features.iter().filter(|name| !feature::is_known(name)).map(|&name| name.into()).collect();
@@ -343,7 +359,7 @@ fn decode_features<'a>(input: &mut Input<'a>) -> Result<Vec<&'a str>, PackageErr
 
 fn decode_bases(input: &mut Input<'_>, features: &[&str], limits: &Limits) -> Result<Vec<Base>, PackageError> {
     let mut bases: Vec<Base> = Vec::new();
-    for _ in 0..input.count("bases", limits.partitions)? {
+    for _ in 0..input.count("bases", limits.partitions, MIN_BASE)? {
         let base = Base {
             kind: input.feature(features, BaseKind::from_name)?,
             partition: input.name()?,
@@ -367,16 +383,17 @@ fn decode_partitions(
 ) -> Result<Vec<Partition>, PackageError> {
     let mut partitions: Vec<Partition> = Vec::new();
     let mut offset = 0_u64;
-    for _ in 0..input.count("partitions", limits.partitions)? {
+    for _ in 0..input.count("partitions", limits.partitions, MIN_PARTITION)? {
         let name = input.name()?;
         if partitions.iter().any(|other| other.name == name) {
             return Err(PackageError::Manifest("a partition is named twice"));
         }
         let size = input.size(limits)?;
         let sha256 = Sha256::new(input.array()?);
-        let mut pieces = Vec::new();
+        let count = input.count("pieces", limits.pieces, MIN_PIECE)?;
+        let mut pieces = Vec::with_capacity(count);
         let mut start = 0_u64;
-        for _ in 0..input.count("pieces", limits.pieces)? {
+        for _ in 0..count {
             let piece = decode_piece(input, features, bases, start, &mut offset)?;
             start = start.checked_add(piece.len).ok_or(PackageError::Manifest("a partition is over 2^64 bytes"))?;
             pieces.push(piece);
@@ -403,18 +420,20 @@ fn decode_piece(
     }
     let sha256 = Sha256::new(input.array()?);
     let engine = input.feature(features, Engine::from_name)?;
-    let mut own = Vec::new();
-    for _ in 0..input.count("bases of a piece", bases.len())? {
+    let count = input.count("bases of a piece", bases.len(), 1)?;
+    let mut own = Vec::with_capacity(count);
+    for _ in 0..count {
         let index = input.number()?;
         let index = u32::try_from(index).ok().filter(|&index| (index as usize) < bases.len());
         own.push(index.ok_or(PackageError::Manifest("a piece names a base that does not exist"))?);
     }
-    if input.count("transforms of a piece", 16)? > 0 {
+    if input.count("transforms of a piece", 16, 1)? > 0 {
         // Cannot happen with a table of known features: no transform is known. Left for the reader of the error.
         return Err(PackageError::Manifest("a piece has a transform, but no transform is defined"));
     }
-    let mut streams: Vec<Stream> = Vec::new();
-    for _ in 0..input.count("streams of a piece", 16)? {
+    let count = input.count("streams of a piece", 16, MIN_STREAM)?;
+    let mut streams: Vec<Stream> = Vec::with_capacity(count);
+    for _ in 0..count {
         let role = input.feature(features, Role::from_name)?;
         let codec = input.feature(features, Codec::from_name)?;
         let window_log = input.number()?;
@@ -434,7 +453,32 @@ fn decode_piece(
         streams.push(Stream { role, codec, offset: *offset, stored_len, raw_len, window_log, sha256 });
         *offset = offset.checked_add(stored_len).ok_or(PackageError::Manifest("the body is over 2^64 bytes"))?;
     }
+    match engine {
+        Engine::Bsdiff => check_bsdiff(len, &streams)?,
+    }
     Ok(Piece { start, len, sha256, engine, bases: own, streams })
+}
+
+/// Refuses streams that hold more than a piece of `len` bytes can use: decoding them would be work for nothing.
+fn check_bsdiff(len: u64, streams: &[Stream]) -> Result<(), PackageError> {
+    let raw_len = |role| streams.iter().find(|stream| stream.role == role).map_or(0, |stream| stream.raw_len);
+    let content = raw_len(Role::Diff).saturating_add(raw_len(Role::Extra));
+    if content > len || raw_len(Role::Ops) > len.saturating_mul(ops::MAX_ENCODED) {
+        return Err(PackageError::Manifest("a stream holds more than its piece can use"));
+    }
+    Ok(())
+}
+
+/// Refuses a section that was not asked for, unless it may be passed over.
+fn pass_over(tag: [u8; 4]) -> Result<(), PackageError> {
+    // A lower-case first letter marks a section that may be passed over, as in PNG.
+    if tag[0].is_ascii_lowercase() {
+        return Ok(());
+    }
+    if SECTIONS.contains(&&tag) {
+        return Err(PackageError::Manifest("a section is missing, comes twice or stands in the wrong place"));
+    }
+    Err(PackageError::UnknownSection { tag: tag.escape_ascii().to_string() })
 }
 
 fn section(out: &mut Vec<u8>, tag: &[u8; 4], write: impl FnOnce(&mut Vec<u8>)) {
@@ -461,16 +505,24 @@ struct Input<'a> {
     bytes: &'a [u8],
 }
 
+const ENDS_EARLY: PackageError = PackageError::Manifest("something in it reaches past its end");
+
 impl<'a> Input<'a> {
+    fn section(&mut self) -> Result<([u8; 4], Self), PackageError> {
+        let tag = self.array()?;
+        let len = u32::from_le_bytes(self.array()?);
+        Ok((tag, Input { bytes: self.take(u64::from(len))? }))
+    }
+
     fn take(&mut self, len: u64) -> Result<&'a [u8], PackageError> {
-        let len = usize::try_from(len).ok().filter(|&len| len <= self.bytes.len()).ok_or(PackageError::Truncated)?;
+        let len = usize::try_from(len).ok().filter(|&len| len <= self.bytes.len()).ok_or(ENDS_EARLY)?;
         let (taken, rest) = self.bytes.split_at(len);
         self.bytes = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], PackageError> {
-        let (taken, rest) = self.bytes.split_first_chunk().ok_or(PackageError::Truncated)?;
+        let (taken, rest) = self.bytes.split_first_chunk().ok_or(ENDS_EARLY)?;
         self.bytes = rest;
         Ok(*taken)
     }
@@ -481,21 +533,16 @@ impl<'a> Input<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err(PackageError::Manifest("a number is over 64 bits or longer than need be"))
             }
-            _ => Err(PackageError::Truncated),
+            _ => Err(ENDS_EARLY),
         }
     }
 
-    /// A number of things, each of which takes at least one byte: never more than there are bytes left.
-    fn count(&mut self, what: &'static str, limit: usize) -> Result<usize, PackageError> {
-        let count = self.number()?;
-        if count > self.bytes.len() as u64 && count > 0 {
-            return Err(PackageError::Truncated);
-        }
-        usize::try_from(count).ok().filter(|&count| count <= limit).ok_or(PackageError::Limit {
-            what,
-            found: count,
-            limit: limit as u64,
-        })
+    /// A number of things, each of which takes at least `each` bytes: never more than the bytes left can hold.
+    fn count(&mut self, what: &'static str, limit: usize, each: usize) -> Result<usize, PackageError> {
+        let found = self.number()?;
+        let limited = usize::try_from(found).ok().filter(|&count| count <= limit);
+        let count = limited.ok_or(PackageError::Limit { what, found, limit: limit as u64 })?;
+        if count > self.bytes.len() / each { Err(ENDS_EARLY) } else { Ok(count) }
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], PackageError> {

@@ -1,7 +1,8 @@
 //! Signatures of a package: ed25519 over header and manifest.
 
 use std::{
-    fs::File,
+    ffi::OsString,
+    fs::{self, File},
     io::{self, BufWriter, Read, Write},
     path::Path,
 };
@@ -44,26 +45,55 @@ impl Signature {
 
 /// Copies the package at `from` to `to` with signatures by `keys` added, and makes the copy durable.
 ///
+/// `to` is there whole or not at all, and may be `from`: the copy is written beside it and renamed.
+///
 /// # Errors
-/// [`PackageError`] if `from` is no package or its length is wrong, [`PackageError::Io`] if writing fails.
+/// [`PackageError`] if `from` is no package or its length is wrong, [`PackageError::Limit`] for more signatures than
+/// `limits` takes, [`PackageError::Write`] if writing fails.
 pub fn sign_file(from: &Path, to: &Path, keys: &[SigningKey], limits: &Limits) -> Result<Front, PackageError> {
     let package = FileAt::open(from).map_err(PackageError::Io)?;
     let mut front = Front::read(&mut Section::whole(&package), limits)?;
     front.check_len(package.len())?;
     let body = front.body_offset().get();
-    let body = Section::new(&package, body, package.len().get() - body);
+    let body = Section::new(&package, body, package.len().get() - body).map_err(PackageError::Io)?;
     for key in keys {
         let signature = Signature::new(&front, key);
         front.add_signature(signature);
     }
-    let write = || -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(to)?);
-        out.write_all(&front.encode())?;
-        io::copy(&mut body?, &mut out)?;
-        out.into_inner()?.sync_all()
-    };
-    write().map_err(PackageError::Io)?;
+    check_count(front.signatures().len(), limits)?;
+    replace(to, &front.encode(), body).map_err(|source| PackageError::Write { path: to.into(), source })?;
     Ok(front)
+}
+
+/// Puts a file of `front` and `body` at `path`, durably and in one step.
+fn replace(path: &Path, front: &[u8], mut body: impl Read) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let mut part = OsString::from(".");
+    part.push(name);
+    // One process does not sign one file twice at a time; two processes do not share this name.
+    part.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(part);
+    let mut write = || -> io::Result<()> {
+        let mut out = BufWriter::new(File::create(&part)?);
+        out.write_all(front)?;
+        io::copy(&mut body, &mut out)?;
+        out.into_inner()?.sync_all()?;
+        fs::rename(&part, path)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
+    };
+    write().inspect_err(|_| {
+        // Nothing of a failed attempt stays; that this fails as well would hide what went wrong.
+        let _ = fs::remove_file(&part);
+    })
+}
+
+fn check_count(count: usize, limits: &Limits) -> Result<(), PackageError> {
+    let limit = limits.signatures;
+    if count > limit {
+        return Err(PackageError::Limit { what: "signatures", found: count as u64, limit: limit as u64 });
+    }
+    Ok(())
 }
 
 pub(super) fn message(signed: &[u8]) -> Vec<u8> {
@@ -91,10 +121,7 @@ pub(super) fn read(reader: &mut impl Read, limits: &Limits) -> Result<Vec<Signat
     let mut count = [0; 2];
     fill(reader, &mut count)?;
     let count = usize::from(u16::from_le_bytes(count));
-    if count > limits.signatures {
-        let limit = limits.signatures as u64;
-        return Err(PackageError::Limit { what: "signatures", found: count as u64, limit });
-    }
+    check_count(count, limits)?;
     let mut signatures: Vec<Signature> = Vec::with_capacity(count);
     for _ in 0..count {
         let mut id = [0; 32];
