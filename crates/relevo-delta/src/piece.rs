@@ -27,7 +27,7 @@ const OPS_WINDOW_LOG: u32 = 20;
 /// Smallest window that zstd has.
 const MIN_WINDOW_LOG: u32 = 10;
 /// Agreeing bytes in a row that are worth an operation of their own instead of zeros among the differences.
-const EXACT: usize = 512;
+const EXACT: usize = 256;
 
 /// How much one piece may hold, and how many are made at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
