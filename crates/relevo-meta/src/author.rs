@@ -3,13 +3,16 @@
 //! Each role has its own type over the same [`Draft`]: the JSON object that will be signed. An edited file keeps what we
 //! do not know, so that metadata made by other tools, or by later versions of ours, passes through unharmed.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
 use serde_json::{Map, Value, json};
+use sigstore_tuf::{Key, Metadata, Role, RoleKeys, Root, Snapshot, Targets};
 
 use crate::{
     delegation,
-    error::Cause,
+    error::{Cause, TrustError, from_core},
     keys::{PublicKey, SignError, Signer},
     trusted::Target,
 };
@@ -57,7 +60,7 @@ pub enum AuthorError {
     Sign(#[from] SignError),
     /// The role does not list the target.
     #[error("the role lists no {0}")]
-    NoSuchTarget(TargetPath),
+    NoSuchTarget(Box<TargetPath>),
 }
 
 /// The part of a metadata file that is signed, while it is being made.
@@ -184,6 +187,53 @@ pub fn add_signatures(bytes: &[u8], signers: &[&dyn Signer]) -> Result<Vec<u8>, 
         !id.is_some_and(|id| ids.iter().any(|other| other == id))
     });
     seal(signed, signatures, signers)
+}
+
+/// Checks an old file that no current metadata pins: whether any of the `delegators` (roots, registries) would have
+/// trusted it as `role` of this version. Expiry is not looked at.
+///
+/// # Errors
+/// The [`TrustError`] of the last delegator that names the role; [`TrustError::NotPinned`] if none does.
+pub fn check_old(file: &str, bytes: &[u8], role: &str, version: u64, delegators: &[Vec<u8>]) -> Result<(), TrustError> {
+    crate::crypto::install_crypto();
+    let mut result = Err(TrustError::NotPinned { file: "no delegating role".to_owned(), entry: role.to_owned() });
+    for delegator in delegators {
+        let (keys, role_keys) = if let Ok(root) = Metadata::<Root>::from_slice(delegator) {
+            let Some(role_keys) = root.signed().role(role).cloned() else { continue };
+            (root.signed().keys.clone(), role_keys)
+        } else if let Ok(targets) = Metadata::<Targets>::from_slice(delegator) {
+            let Some(delegations) = &targets.signed().delegations else { continue };
+            let Some(role) = delegations.roles.iter().find(|known| known.name == role) else { continue };
+            (delegations.keys.clone(), role.role_keys())
+        } else {
+            continue;
+        };
+        result = match role {
+            "snapshot" => check_signed::<Snapshot>(file, bytes, role, version, &keys, &role_keys),
+            "root" => check_signed::<Root>(file, bytes, role, version, &keys, &role_keys),
+            _ => check_signed::<Targets>(file, bytes, role, version, &keys, &role_keys),
+        };
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn check_signed<T: Role>(
+    file: &str,
+    bytes: &[u8],
+    role: &str,
+    version: u64,
+    keys: &BTreeMap<String, Key>,
+    role_keys: &RoleKeys,
+) -> Result<(), TrustError> {
+    let parsed = Metadata::<T>::from_slice(bytes).map_err(|error| from_core(error, file, role))?;
+    let actual = parsed.signed().version();
+    if actual != version {
+        return Err(TrustError::WrongVersion { file: file.to_owned(), expected: version, actual });
+    }
+    parsed.verify_threshold(keys, role_keys, role).map_err(|error| from_core(error, file, role))
 }
 
 fn seal(
@@ -405,7 +455,8 @@ impl DeviceFile {
         change: impl FnOnce(&mut Map<String, Value>),
     ) -> Result<(), AuthorError> {
         let targets = self.0.object("targets")?;
-        let entry = targets.get_mut(&path.to_string()).ok_or_else(|| AuthorError::NoSuchTarget(path.clone()))?;
+        let entry =
+            targets.get_mut(&path.to_string()).ok_or_else(|| AuthorError::NoSuchTarget(Box::new(path.clone())))?;
         let entry = entry.as_object_mut().ok_or(AuthorError::Field("targets"))?;
         let custom = entry.entry("custom").or_insert_with(|| json!({}));
         change(custom.as_object_mut().ok_or(AuthorError::Field("custom"))?);

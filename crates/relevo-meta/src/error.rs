@@ -244,6 +244,33 @@ impl TrustError {
         }
     }
 
+    /// The file that it is about, if it is about one.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { file }
+            | Self::TooLong { file, .. }
+            | Self::Malformed { file, .. }
+            | Self::Threshold { file, .. }
+            | Self::DuplicateSignature { file, .. }
+            | Self::VersionGap { file, .. }
+            | Self::Expired { file, .. }
+            | Self::Unmaintained { file, .. }
+            | Self::Rollback { file, .. }
+            | Self::WrongVersion { file, .. }
+            | Self::WrongLength { file, .. }
+            | Self::WrongHash { file, .. }
+            | Self::Removed { file, .. }
+            | Self::NotPinned { file, .. }
+            | Self::PathOutsideDelegation { file, .. }
+            | Self::BadTarget { file, .. } => Some(file),
+            Self::NoRoot
+            | Self::TooManyRoots { .. }
+            | Self::NoSuchDevice { .. }
+            | Self::TooManyRoles { .. }
+            | Self::Misuse(_) => None,
+        }
+    }
+
     /// What a person can do about it, where there is something.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -175,6 +175,11 @@ impl Trusted {
         &self.troubles
     }
 
+    /// Takes the state apart: the devices, and the roles that did not verify.
+    pub fn into_parts(self) -> (BTreeMap<Codename, TrustedDevice>, BTreeMap<String, TrustError>) {
+        (self.devices, self.troubles)
+    }
+
     fn role(&self, name: &str) -> &RoleFile {
         self.roles.get(name).expect("a finished refresh holds the four top-level roles")
     }

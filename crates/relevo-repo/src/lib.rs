@@ -1,1 +1,32 @@
-//! The repository as plain files: publish atomically, list, collect garbage.
+//! The repository as plain files: publish atomically, list, check, collect garbage.
+//!
+//! A repository is a directory that any web server, bucket or USB stick can carry: `metadata/` with signed files and
+//! `targets/` with the files that they vouch for. A [`Publication`] writes new files beside the old ones and commits by
+//! one rename, that of `timestamp.json`; before it, the new state has been verified as a phone would. So a cut at any
+//! moment leaves the old state or the new one, and what else was left behind is removed by the next publication.
+//!
+//! # Layout
+//! ```text
+//! metadata/timestamp.json, N.snapshot.json, N.root.json, N.targets.json, N.v-<vendor>.json, N.d-<codename>.json
+//! targets/<vendor>/<codename>/<channel>/<sha256>.<file>
+//! .lock          held by whoever writes
+//! .publishing    there while a publication is under way, and after one that was cut
+//! .tmp-<name>    in any directory: a file that is being written
+//! ```
+
+mod check;
+mod error;
+mod gc;
+mod layout;
+mod publication;
+mod repository;
+mod signers;
+mod storage;
+
+pub use check::{Fault, Problem, Report};
+pub use error::RepoError;
+pub use gc::GcReport;
+pub use publication::{Added, Publication, Published};
+pub use repository::{Expiries, NewRepository, Repository, RoleKeys};
+pub use signers::Signers;
+pub use storage::{Hook, Operation};

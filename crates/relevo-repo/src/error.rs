@@ -1,0 +1,146 @@
+//! What can go wrong with a repository.
+
+use std::{io, path::PathBuf};
+
+use relevo_meta::{TrustError, author::AuthorError, chunks::ChunkError};
+use relevo_types::{Codename, TargetPath, Vendor};
+
+/// What can go wrong with a repository.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepoError {
+    /// A file could not be read.
+    #[error("could not read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file could not be written, renamed, removed or made durable.
+    #[error("could not write {path}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// There is no repository in the directory.
+    #[error("{path} is no repository: it has no metadata/1.root.json and metadata/timestamp.json")]
+    NotARepository {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is something in the directory already.
+    #[error("{path} is there already; a new repository needs an empty directory")]
+    AlreadyThere {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// Somebody else is publishing.
+    #[error("another publication is under way: {path} is locked")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The repository's metadata does not verify.
+    #[error("the repository's metadata does not verify")]
+    Trust(#[source] TrustError),
+    /// What would be published would be refused by phones; nothing was published.
+    #[error("a phone would refuse what is to be published; nothing was published")]
+    WouldBeRefused(#[source] TrustError),
+    /// Metadata could not be made.
+    #[error("could not make the metadata of the role {role:?}")]
+    Author {
+        /// The role.
+        role: String,
+        /// The reason.
+        source: AuthorError,
+    },
+    /// No key was given for a role that has to be signed.
+    #[error("no key of the role {role:?} was given, and its metadata has to be signed")]
+    NoSigner {
+        /// The role.
+        role: String,
+    },
+    /// The vendor has no role yet.
+    #[error("the repository has no vendor {0}; add it first")]
+    NoSuchVendor(Vendor),
+    /// The device has no role yet.
+    #[error("the repository has no device {0}; add it first")]
+    NoSuchDevice(Codename),
+    /// A codename stands for one device in the whole repository.
+    #[error("the codename {codename} is taken: it belongs to {vendor}")]
+    CodenameTaken {
+        /// The codename.
+        codename: Codename,
+        /// The vendor that has it.
+        vendor: Vendor,
+    },
+    /// The role does not verify, so it cannot be edited.
+    #[error("the role {role:?} of the repository does not verify, so it cannot be changed")]
+    BrokenRole {
+        /// The role.
+        role: String,
+    },
+    /// The role does not exist.
+    #[error("the repository has no role {role:?}")]
+    NoSuchRole {
+        /// The role.
+        role: String,
+    },
+    /// The device does not list the target.
+    #[error("the repository has no target {0}")]
+    NoSuchTarget(Box<TargetPath>),
+    /// A published file cannot become another one: phones and mirrors may hold half of it.
+    #[error("{path} is published with other content; give the new file another name")]
+    OtherContent {
+        /// The target.
+        path: Box<TargetPath>,
+    },
+    /// The file changed between two readings.
+    #[error("{path} changed while it was being published")]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The chunk list could not be made.
+    #[error("could not make the chunk list of {path}")]
+    Chunks {
+        /// The package's file.
+        path: PathBuf,
+        /// The reason.
+        source: ChunkError,
+    },
+    /// The chunk list's name is too long.
+    #[error("the name of the chunk list of {path} is not usable")]
+    ChunkName {
+        /// The package.
+        path: Box<TargetPath>,
+        /// The reason.
+        source: relevo_types::NameError,
+    },
+    /// A date so far away that it cannot be written.
+    #[error("an expiry of {days} days lies beyond all calendars")]
+    Expiry {
+        /// The days.
+        days: u32,
+    },
+}
+
+impl RepoError {
+    pub(crate) fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Read { path, source }
+    }
+
+    pub(crate) fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Write { path, source }
+    }
+
+    pub(crate) fn author(role: &str) -> impl FnOnce(AuthorError) -> Self {
+        let role = role.to_owned();
+        move |source| Self::Author { role, source }
+    }
+}

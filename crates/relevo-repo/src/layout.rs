@@ -1,0 +1,147 @@
+//! Names in a repository's directory.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use relevo_types::Sha256;
+
+use crate::error::RepoError;
+
+const TEMPORARY: &str = ".tmp-";
+
+/// A file below `metadata/` by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MetadataName {
+    Timestamp,
+    /// `N.<role>.json`
+    Versioned {
+        version: u64,
+        role: String,
+    },
+    Temporary,
+    Unknown,
+}
+
+/// A file below `targets/` by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TargetName {
+    /// `<sha256>.<file>`
+    Hashed(Sha256),
+    Temporary,
+    Unknown,
+}
+
+pub(crate) fn metadata_dir(repository: &Path) -> PathBuf {
+    repository.join("metadata")
+}
+
+pub(crate) fn targets_dir(repository: &Path) -> PathBuf {
+    repository.join("targets")
+}
+
+pub(crate) fn lock_file(repository: &Path) -> PathBuf {
+    repository.join(".lock")
+}
+
+pub(crate) fn marker(repository: &Path) -> PathBuf {
+    repository.join(".publishing")
+}
+
+/// Where a file is written before it gets its name; at most 250 bytes long, as a target's name has 245 at most.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!("{TEMPORARY}{name}"))
+}
+
+pub(crate) fn metadata_name(name: &str) -> MetadataName {
+    if name == "timestamp.json" {
+        return MetadataName::Timestamp;
+    }
+    if name.starts_with(TEMPORARY) {
+        return MetadataName::Temporary;
+    }
+    let parts = name.split_once('.').and_then(|(version, rest)| Some((version, rest.strip_suffix(".json")?)));
+    match parts {
+        Some((version, role)) if !role.is_empty() => match version.parse::<u64>() {
+            // Written back as it was read: "01" would be another file.
+            Ok(number) if number.to_string() == version => {
+                MetadataName::Versioned { version: number, role: role.to_owned() }
+            }
+            _ => MetadataName::Unknown,
+        },
+        _ => MetadataName::Unknown,
+    }
+}
+
+pub(crate) fn target_name(name: &str) -> TargetName {
+    if name.starts_with(TEMPORARY) {
+        return TargetName::Temporary;
+    }
+    match name.split_once('.').map(|(hash, _)| (hash, Sha256::parse(hash))) {
+        Some((text, Ok(hash))) if hash.to_string() == text => TargetName::Hashed(hash),
+        _ => TargetName::Unknown,
+    }
+}
+
+/// Names of the files in a directory, sorted; a directory that is not there has none.
+pub(crate) fn files_in(directory: &Path) -> Result<Vec<String>, RepoError> {
+    let mut names = Vec::new();
+    walk_one(directory, &mut |name, kind| {
+        if !kind.is_dir() {
+            names.push(name);
+        }
+    })?;
+    names.sort();
+    Ok(names)
+}
+
+/// Paths of all files below a directory, relative to it and sorted.
+pub(crate) fn files_below(directory: &Path) -> Result<Vec<PathBuf>, RepoError> {
+    let mut files = Vec::new();
+    let mut directories = vec![PathBuf::new()];
+    while let Some(relative) = directories.pop() {
+        walk_one(&directory.join(&relative), &mut |name, kind| {
+            let path = relative.join(name);
+            // Links are not followed: what they lead to is not part of the repository.
+            if kind.is_dir() { directories.push(path) } else { files.push(path) }
+        })?;
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn walk_one(directory: &Path, found: &mut dyn FnMut(String, fs::FileType)) -> Result<(), RepoError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(RepoError::read(directory)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(RepoError::read(directory))?;
+        let kind = entry.file_type().map_err(RepoError::read(entry.path()))?;
+        found(entry.file_name().to_string_lossy().into_owned(), kind);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own_names_and_no_others() {
+        let versioned = |version, role: &str| MetadataName::Versioned { version, role: role.to_owned() };
+
+        assert_eq!(metadata_name("timestamp.json"), MetadataName::Timestamp);
+        assert_eq!(metadata_name("12.d-a.b.json"), versioned(12, "d-a.b"));
+        assert_eq!(metadata_name(".tmp-12.d-a.json"), MetadataName::Temporary);
+        for name in ["01.root.json", "x.root.json", "1.json", "1.root.txt", "README", "1..json"] {
+            assert_eq!(metadata_name(name), MetadataName::Unknown, "{name}");
+        }
+        assert_eq!(target_name(&format!("{}.a.rvp", "ab".repeat(32))), TargetName::Hashed(Sha256::new([0xab; 32])));
+        assert_eq!(target_name(&format!("{}.a.rvp", "AB".repeat(32))), TargetName::Unknown);
+        assert_eq!(target_name("notes.txt"), TargetName::Unknown);
+    }
+}

@@ -1,0 +1,586 @@
+//! A publication: changes are gathered, verified as a phone would, and committed by one rename.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use relevo_meta::{
+    Custom, Scope, Stored, Target,
+    author::{DeviceFile, Draft, RegistryFile, SnapshotFile, TimestampFile},
+    chunks::{self, ChunkList},
+};
+use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
+use serde_json::{Map, Value, json};
+use sha2::Digest as _;
+
+use crate::{
+    error::RepoError,
+    gc, layout,
+    repository::{Base, Repository, RoleKeys, after, drive, refused},
+    signers::Signers,
+};
+
+/// A publication under way. It holds the repository's lock until it is dropped; dropped without
+/// [`commit`](Self::commit), it changes nothing that phones see.
+pub struct Publication<'a> {
+    repository: &'a Repository,
+    _lock: File,
+    base: Base,
+    snapshot: SnapshotFile,
+    timestamp: TimestampFile,
+    targets: Option<RegistryFile>,
+    vendors: BTreeMap<Vendor, RegistryFile>,
+    devices: BTreeMap<Codename, (Vendor, DeviceFile)>,
+    /// Roles that get a new version, `snapshot` and `timestamp` among them.
+    changed: BTreeSet<String>,
+    /// Directories below `targets/` with new entries that are not durable yet.
+    unsynced: BTreeSet<PathBuf>,
+    /// Whether the marker is on disk.
+    marked: bool,
+    /// Versions that interrupted publications may have shown to somebody before the power went, although they are not
+    /// the current ones. They are never used again: a version has one content for ever.
+    attempted: BTreeMap<String, u64>,
+}
+
+/// What became of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// The file.
+    pub target: Target,
+    /// Whether anything changed; false if the very same was published before.
+    pub changed: bool,
+}
+
+/// What a publication did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The roles that got a new version; empty if there was nothing to do.
+    pub roles: Vec<String>,
+    /// Version of the snapshot.
+    pub snapshot_version: u64,
+    /// Version of the timestamp.
+    pub timestamp_version: u64,
+}
+
+/// Bytes that are read, hashed and written at once.
+const BUFFER: usize = 1 << 20;
+
+impl<'a> Publication<'a> {
+    pub(crate) fn start(repository: &'a Repository, lock: File) -> Result<Self, RepoError> {
+        // Expired metadata is the usual reason to publish, so it is no obstacle here.
+        let base = repository.base(Timestamp::MIN)?;
+        let stored = |name: &str| base.stored.0.get(name).map(Vec::as_slice).unwrap_or_default();
+        let snapshot = SnapshotFile::edit(stored("snapshot.json")).map_err(RepoError::author("snapshot"))?;
+        let timestamp = TimestampFile::edit(stored("timestamp.json")).map_err(RepoError::author("timestamp"))?;
+        let attempted = read_marker(repository)?;
+        if attempted.is_some() {
+            let removed = gc::sweep(repository)?;
+            tracing::info!(files = removed.removed.len(), "removed what an interrupted publication left");
+        }
+        Ok(Self {
+            repository,
+            _lock: lock,
+            base,
+            snapshot,
+            timestamp,
+            targets: None,
+            vendors: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            unsynced: BTreeSet::new(),
+            marked: attempted.is_some(),
+            attempted: attempted.unwrap_or_default(),
+        })
+    }
+
+    /// The roles whose keys [`Self::commit`] needs; none if nothing changed.
+    pub fn needed_signers(&self) -> Vec<String> {
+        let mut roles: Vec<String> = self.changed.iter().cloned().collect();
+        for online in ["snapshot", "timestamp"] {
+            let follows = online == "timestamp" || self.changes_snapshot();
+            if !roles.is_empty() && follows && !roles.iter().any(|role| role == online) {
+                roles.push(online.to_owned());
+            }
+        }
+        roles
+    }
+
+    /// Registers a vendor, or gives it other keys.
+    ///
+    /// # Errors
+    /// [`RepoError::Author`] for a threshold that the keys cannot reach.
+    pub fn add_vendor(&mut self, vendor: &Vendor, keys: &RoleKeys) -> Result<(), RepoError> {
+        let error = RepoError::author("targets");
+        let targets = self.targets()?;
+        let before = targets.clone();
+        targets.put_vendor(vendor, &keys.keys, keys.threshold).map_err(error)?;
+        let changed = *targets != before;
+        let role = format!("v-{vendor}");
+        if !self.is_pinned(&role) {
+            self.vendors.entry(vendor.clone()).or_insert_with(|| RegistryFile::new(Timestamp::UNIX_EPOCH));
+        }
+        if changed {
+            // Other keys for a vendor that exists: what the old keys signed has to be signed by the new ones.
+            self.vendor(vendor)?;
+            self.changed.insert("targets".to_owned());
+            self.changed.insert(role);
+        }
+        Ok(())
+    }
+
+    /// Registers a device of a vendor, or gives it other keys.
+    ///
+    /// # Errors
+    /// [`RepoError::NoSuchVendor`], [`RepoError::CodenameTaken`], and [`RepoError::Author`] for a threshold that the
+    /// keys cannot reach.
+    pub fn add_device(&mut self, vendor: &Vendor, codename: &Codename, keys: &RoleKeys) -> Result<(), RepoError> {
+        let owner = match self.devices.get(codename) {
+            Some((owner, _)) => Some(owner),
+            None => self.base.trusted.device(codename).map(|device| &device.vendor),
+        };
+        if let Some(owner) = owner.filter(|owner| *owner != vendor) {
+            return Err(RepoError::CodenameTaken { codename: codename.clone(), vendor: owner.clone() });
+        }
+        let vendor_role = format!("v-{vendor}");
+        let error = RepoError::author(&vendor_role);
+        let registry = self.vendor(vendor)?;
+        let before = registry.clone();
+        registry.put_device(vendor, codename, &keys.keys, keys.threshold).map_err(error)?;
+        let changed = *registry != before;
+        let role = format!("d-{codename}");
+        if !self.is_pinned(&role) {
+            let file = || (vendor.clone(), DeviceFile::new(Timestamp::UNIX_EPOCH));
+            self.devices.entry(codename.clone()).or_insert_with(file);
+        }
+        if changed {
+            // As with vendors: other keys have to sign what the old ones signed.
+            self.load_device(codename)?;
+            self.changed.insert(vendor_role);
+            self.changed.insert(role);
+        }
+        Ok(())
+    }
+
+    /// Publishes a package together with its chunk list, which is made here: `<file>.chunks`.
+    ///
+    /// # Errors
+    /// As [`Self::add_target`], and [`RepoError::Chunks`] for a file over 64 GiB.
+    pub fn add_package(&mut self, path: &TargetPath, file: &Path, custom: &Custom) -> Result<Added, RepoError> {
+        let chunks_path = chunks_path(path)?;
+        let (target, list) = hash(file, true)?;
+        let list = list.expect("a list was asked for").encode();
+        let custom = Custom { chunks: Some(chunks_path.file().to_owned()), ..custom.clone() };
+
+        let chunks = Target::of(&list);
+        let list = Source { path: file, bytes: Some(&list) };
+        let chunks_changed = self.put_target(&chunks_path, chunks, &json!({"kind": "chunks"}), &list)?;
+        let source = Source { path: file, bytes: None };
+        let changed = self.put_target(path, target, &custom.to_value(), &source)?;
+        Ok(Added { target, changed: changed || chunks_changed })
+    }
+
+    /// Publishes a file as a target. The same file with the same custom field again changes nothing.
+    ///
+    /// # Errors
+    /// [`RepoError::NoSuchDevice`], [`RepoError::OtherContent`], [`RepoError::SourceChanged`], [`RepoError::Read`],
+    /// [`RepoError::Write`].
+    pub fn add_target(&mut self, path: &TargetPath, file: &Path, custom: &Value) -> Result<Added, RepoError> {
+        let (target, _) = hash(file, false)?;
+        let changed = self.put_target(path, target, custom, &Source { path: file, bytes: None })?;
+        Ok(Added { target, changed })
+    }
+
+    /// Changes what is said about a published target: rollout, withdrawn, floor. What `change` leaves alone stays.
+    ///
+    /// # Errors
+    /// [`RepoError::NoSuchDevice`], [`RepoError::NoSuchTarget`].
+    pub fn edit_custom(
+        &mut self,
+        path: &TargetPath,
+        change: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<(), RepoError> {
+        let role = device_role(path);
+        let device = self.device(path)?;
+        let before = device.target(path).ok_or_else(|| RepoError::NoSuchTarget(Box::new(path.clone())))?;
+        device.edit_custom(path, change).map_err(RepoError::author(&role))?;
+        if device.target(path) != Some(before) {
+            self.changed.insert(role);
+        }
+        Ok(())
+    }
+
+    /// Stops publishing a target and, with a package, its chunk list. The files stay until [`Repository::gc`] finds
+    /// that no kept snapshot needs them.
+    ///
+    /// # Errors
+    /// [`RepoError::NoSuchDevice`], [`RepoError::NoSuchTarget`].
+    pub fn remove_target(&mut self, path: &TargetPath) -> Result<(), RepoError> {
+        let role = device_role(path);
+        let device = self.device(path)?;
+        let (_, custom) = device.target(path).ok_or_else(|| RepoError::NoSuchTarget(Box::new(path.clone())))?;
+        device.remove_target(path).map_err(RepoError::author(&role))?;
+        let list = custom.get("chunks").and_then(Value::as_str);
+        let list = list.and_then(|file| TargetPath::new(path.vendor(), path.codename(), path.channel(), file).ok());
+        if let Some(list) = list {
+            device.remove_target(&list).map_err(RepoError::author(&role))?;
+        }
+        self.changed.insert(role);
+        Ok(())
+    }
+
+    /// Has a role signed again although nothing in it changes, for a new expiry: `snapshot`, `timestamp`, `targets`,
+    /// `v-<vendor>` or `d-<codename>`.
+    ///
+    /// # Errors
+    /// [`RepoError::NoSuchRole`], [`RepoError::BrokenRole`].
+    pub fn renew(&mut self, role: &str) -> Result<(), RepoError> {
+        let unknown = || RepoError::NoSuchRole { role: role.to_owned() };
+        if role == "targets" {
+            self.targets()?;
+        } else if let Some(vendor) = role.strip_prefix("v-") {
+            self.vendor(&Vendor::parse(vendor).map_err(|_| unknown())?).map_err(|_| unknown())?;
+        } else if let Some(codename) = role.strip_prefix("d-") {
+            let codename = Codename::parse(codename).map_err(|_| unknown())?;
+            self.load_device(&codename)?;
+        } else if role != "snapshot" && role != "timestamp" {
+            return Err(unknown());
+        }
+        self.changed.insert(role.to_owned());
+        Ok(())
+    }
+
+    /// Signs what changed and publishes it. Without a change nothing is written and no key is needed.
+    ///
+    /// New target files are in place and durable first, then the roles, then the snapshot; the rename of
+    /// `timestamp.json` is the commit. Before anything of the metadata is written, the new state has been verified as a
+    /// new phone would, and as one that has the old state.
+    ///
+    /// # Errors
+    /// [`RepoError::NoSigner`], [`RepoError::WouldBeRefused`], [`RepoError::Write`]. After an error the old state
+    /// stands, unless the error came from the very last step, when it is the new one.
+    pub fn commit(mut self, signers: &Signers, now: Timestamp) -> Result<Published, RepoError> {
+        if self.changed.is_empty() {
+            let trusted = &self.base.trusted;
+            let (snapshot_version, timestamp_version) = (trusted.snapshot_version(), trusted.timestamp_version());
+            return Ok(Published { roles: Vec::new(), snapshot_version, timestamp_version });
+        }
+        let roles = self.needed_signers();
+        let staged = self.stage(signers, now)?;
+        self.verify(&staged, now)?;
+
+        self.attempted.extend(staged.keys().filter_map(|name| match layout::metadata_name(name) {
+            layout::MetadataName::Versioned { version, role } => Some((role, version)),
+            _ => None,
+        }));
+        self.attempted.insert("timestamp".to_owned(), self.timestamp.version());
+        self.write_marker()?;
+        self.repository.storage.sync_dirs(&self.unsynced)?;
+        self.repository.put_metadata(&staged)?;
+        self.unmark()?;
+        Ok(Published { roles, snapshot_version: self.snapshot.version(), timestamp_version: self.timestamp.version() })
+    }
+
+    pub(crate) fn snapshot_expires(&self) -> Timestamp {
+        self.base.trusted.snapshot_expires()
+    }
+
+    /// The new files by name, signed.
+    fn stage(&mut self, signers: &Signers, now: Timestamp) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+        let days = *self.repository.expiries();
+        let mut staged = BTreeMap::new();
+        let pinned: BTreeMap<String, u64> = self.snapshot.roles().into_iter().collect();
+        let mut drafts: Vec<(String, &mut Draft, u32)> = Vec::new();
+        if let Some(targets) = &mut self.targets {
+            drafts.push(("targets".to_owned(), targets, days.targets));
+        }
+        drafts.extend(self.vendors.iter_mut().map(|(vendor, file)| (format!("v-{vendor}"), &mut **file, days.vendor)));
+        drafts.extend(
+            self.devices.iter_mut().map(|(codename, (_, file))| (format!("d-{codename}"), &mut **file, days.device)),
+        );
+        for (role, draft, days) in drafts {
+            if !self.changed.contains(&role) {
+                continue;
+            }
+            let attempted = self.attempted.get(&role).copied().unwrap_or(0);
+            draft.set_version(pinned.get(&role).copied().unwrap_or(0).max(attempted));
+            let version = draft.bump().map_err(RepoError::author(&role))?;
+            draft.set_expires(after(now, days)?);
+            let bytes = draft.sign(&signers.get(&role)?).map_err(RepoError::author(&role))?;
+            staged.insert(format!("{version}.{role}.json"), bytes);
+            self.snapshot.put_role(&role, version).map_err(RepoError::author("snapshot"))?;
+        }
+        if !staged.is_empty() || self.changed.contains("snapshot") {
+            let error = || RepoError::author("snapshot");
+            let attempted = self.attempted.get("snapshot").copied().unwrap_or(0);
+            let version = self.snapshot.version().max(attempted);
+            self.snapshot.set_version(version);
+            let version = self.snapshot.bump().map_err(error())?;
+            self.snapshot.set_expires(after(now, days.snapshot)?);
+            let bytes = self.snapshot.sign(&signers.get("snapshot")?).map_err(error())?;
+            self.timestamp.set_snapshot(version, &bytes).map_err(RepoError::author("timestamp"))?;
+            staged.insert(format!("{version}.snapshot.json"), bytes);
+        }
+        let error = || RepoError::author("timestamp");
+        let attempted = self.attempted.get("timestamp").copied().unwrap_or(0);
+        let version = self.timestamp.version().max(attempted);
+        self.timestamp.set_version(version);
+        self.timestamp.bump().map_err(error())?;
+        self.timestamp.set_expires(after(now, days.timestamp)?);
+        let bytes = self.timestamp.sign(&signers.get("timestamp")?).map_err(error())?;
+        staged.insert("timestamp.json".to_owned(), bytes);
+        Ok(staged)
+    }
+
+    /// Verifies the staged state as phones would: one that is new, and one that has the state before.
+    fn verify(&self, staged: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<(), RepoError> {
+        let first = Stored::with_root(self.repository.first_root()?);
+        let mut scopes: Vec<(Scope, Option<&Codename>)> = Vec::new();
+        for (codename, (vendor, _)) in &self.devices {
+            if self.changed.contains(&format!("d-{codename}")) {
+                let scope = Scope::Device { vendor: vendor.clone(), codename: codename.clone() };
+                scopes.push((scope, Some(codename)));
+            }
+        }
+        // A change of the registries can concern every device; so does a publication that touches none.
+        if scopes.is_empty() || self.changed.contains("targets") || self.changed.iter().any(|r| r.starts_with("v-")) {
+            scopes.push((Scope::Everything, None));
+        }
+        for (scope, codename) in scopes {
+            for stored in [&first, &self.base.stored] {
+                let read = |request: &relevo_meta::Request| match staged.get(&request.name) {
+                    Some(bytes) => Ok(Some(bytes.clone())),
+                    None => self.repository.read_metadata(request),
+                };
+                let state = drive(stored.clone(), scope.clone(), now, read).map_err(refused)?.trusted;
+                let (devices, troubles) = state.into_parts();
+                // Troubles from before, of roles that this publication does not write, are not its business.
+                let trouble = troubles.into_iter().find(|(role, _)| self.changed.contains(role));
+                if let Some((_, error)) = trouble {
+                    return Err(RepoError::WouldBeRefused(error));
+                }
+                let own = devices.into_iter().find(|(name, _)| Some(name) == codename);
+                if let Some(error) = own.and_then(|(_, device)| device.refused.into_iter().next()) {
+                    return Err(RepoError::WouldBeRefused(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn changes_snapshot(&self) -> bool {
+        self.changed.iter().any(|role| role != "timestamp")
+    }
+
+    fn is_pinned(&self, role: &str) -> bool {
+        self.snapshot.roles().iter().any(|(name, _)| name == role)
+    }
+
+    fn stored(&self, role: &str) -> Result<&[u8], RepoError> {
+        let known = self.base.trusted.roles().contains_key(role);
+        let bytes = self.base.stored.0.get(&format!("{role}.json")).filter(|_| known);
+        bytes.map(Vec::as_slice).ok_or_else(|| RepoError::BrokenRole { role: role.to_owned() })
+    }
+
+    fn targets(&mut self) -> Result<&mut RegistryFile, RepoError> {
+        if self.targets.is_none() {
+            let file = RegistryFile::edit(self.stored("targets")?).map_err(RepoError::author("targets"))?;
+            self.targets = Some(file);
+        }
+        Ok(self.targets.as_mut().expect("it was just put there"))
+    }
+
+    fn vendor(&mut self, vendor: &Vendor) -> Result<&mut RegistryFile, RepoError> {
+        if !self.vendors.contains_key(vendor) {
+            let role = format!("v-{vendor}");
+            if !self.is_pinned(&role) {
+                return Err(RepoError::NoSuchVendor(vendor.clone()));
+            }
+            let file = RegistryFile::edit(self.stored(&role)?).map_err(RepoError::author(&role))?;
+            self.vendors.insert(vendor.clone(), file);
+        }
+        Ok(self.vendors.get_mut(vendor).expect("it was just put there"))
+    }
+
+    fn device(&mut self, path: &TargetPath) -> Result<&mut DeviceFile, RepoError> {
+        let codename = path.codename();
+        let (vendor, _) = self.load_device(codename)?;
+        if vendor != path.vendor() {
+            let vendor = vendor.clone();
+            return Err(RepoError::CodenameTaken { codename: codename.clone(), vendor });
+        }
+        let (_, file) = self.devices.get_mut(codename).expect("it was just loaded");
+        Ok(file)
+    }
+
+    fn load_device(&mut self, codename: &Codename) -> Result<&(Vendor, DeviceFile), RepoError> {
+        if !self.devices.contains_key(codename) {
+            let role = format!("d-{codename}");
+            if !self.is_pinned(&role) {
+                return Err(RepoError::NoSuchDevice(codename.clone()));
+            }
+            let known = self.base.trusted.device(codename);
+            let vendor = known.ok_or_else(|| RepoError::BrokenRole { role: role.clone() })?.vendor.clone();
+            let file = DeviceFile::edit(self.stored(&role)?).map_err(RepoError::author(&role))?;
+            self.devices.insert(codename.clone(), (vendor, file));
+        }
+        Ok(&self.devices[codename])
+    }
+
+    /// Lists a target and puts its file in place; says whether that changed anything.
+    fn put_target(
+        &mut self,
+        path: &TargetPath,
+        target: Target,
+        custom: &Value,
+        source: &Source<'_>,
+    ) -> Result<bool, RepoError> {
+        let role = device_role(path);
+        let device = self.device(path)?;
+        if device.target(path).is_some_and(|(listed, _)| listed != target) {
+            return Err(RepoError::OtherContent { path: Box::new(path.clone()) });
+        }
+        let changed = device.put_target(path, target, custom).map_err(RepoError::author(&role))?;
+        if changed {
+            self.changed.insert(role);
+        }
+        self.store(path, target, source)?;
+        Ok(changed)
+    }
+
+    /// Copies a target's file to its final name, unless it is there.
+    fn store(&mut self, path: &TargetPath, target: Target, source: &Source<'_>) -> Result<(), RepoError> {
+        let to = self.repository.targets_dir().join(path.consistent(&target.sha256));
+        // A file only gets such a name once it was hashed and made durable.
+        if fs::metadata(&to).is_ok_and(|found| found.len() == target.length.get()) {
+            return Ok(());
+        }
+        self.mark()?;
+        let directory = to.parent().expect("a target lies in a directory").to_owned();
+        let storage = &self.repository.storage;
+        storage.create_dirs(&directory)?;
+        let mut pending = storage.begin(&to)?;
+        let mut hasher = sha2::Sha256::new();
+        let mut length = 0;
+        source.for_each(|bytes| {
+            hasher.update(bytes);
+            length += bytes.len() as u64;
+            storage.write(&mut pending, bytes)
+        })?;
+        let written = Target { length: ByteLen::new(length), sha256: Sha256::new(hasher.finalize().into()) };
+        if written != target {
+            return Err(RepoError::SourceChanged { path: source.path.to_owned() });
+        }
+        storage.finish(pending)?;
+        self.unsynced.insert(directory);
+        Ok(())
+    }
+
+    /// Says on disk that a publication is under way, so that the next one knows that there may be something to clear.
+    fn mark(&mut self) -> Result<(), RepoError> {
+        if self.marked { Ok(()) } else { self.write_marker() }
+    }
+
+    fn write_marker(&mut self) -> Result<(), RepoError> {
+        let lines: String = self.attempted.iter().map(|(role, version)| format!("{role} {version}\n")).collect();
+        let storage = &self.repository.storage;
+        storage.put(&layout::marker(self.repository.directory()), lines.as_bytes())?;
+        storage.sync_dir(self.repository.directory())?;
+        self.marked = true;
+        Ok(())
+    }
+
+    /// Ends the publication: the marker goes, or stays for attempts of earlier ones that still matter.
+    fn unmark(&mut self) -> Result<(), RepoError> {
+        let mut pinned: BTreeMap<String, u64> = self.snapshot.roles().into_iter().collect();
+        pinned.insert("snapshot".to_owned(), self.snapshot.version());
+        pinned.insert("timestamp".to_owned(), self.timestamp.version());
+        self.attempted.retain(|role, version| pinned.get(role).is_none_or(|pinned| pinned < version));
+        if !self.attempted.is_empty() {
+            return self.write_marker();
+        }
+        self.marked = false;
+        self.repository.storage.remove(&layout::marker(self.repository.directory()))
+    }
+}
+
+/// The versions that interrupted publications tried, or `None` if none was interrupted.
+fn read_marker(repository: &Repository) -> Result<Option<BTreeMap<String, u64>>, RepoError> {
+    let path = layout::marker(repository.directory());
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RepoError::read(path)(error)),
+    };
+    // A damaged line is as good as none: it only costs the skipped version.
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    Ok(Some(lines.filter_map(|(role, version)| Some((role.to_owned(), version.parse().ok()?))).collect()))
+}
+
+impl std::fmt::Debug for Publication<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publication").field("changed", &self.changed).finish_non_exhaustive()
+    }
+}
+
+/// Where a target's bytes come from.
+struct Source<'a> {
+    path: &'a Path,
+    /// The bytes themselves, where they were made here.
+    bytes: Option<&'a [u8]>,
+}
+
+impl Source<'_> {
+    fn for_each(&self, mut take: impl FnMut(&[u8]) -> Result<(), RepoError>) -> Result<(), RepoError> {
+        match self.bytes {
+            Some(bytes) => take(bytes),
+            None => read_through(self.path, take),
+        }
+    }
+}
+
+fn device_role(path: &TargetPath) -> String {
+    format!("d-{}", path.codename())
+}
+
+fn chunks_path(path: &TargetPath) -> Result<TargetPath, RepoError> {
+    let file = format!("{}.chunks", path.file());
+    TargetPath::new(path.vendor(), path.codename(), path.channel(), &file)
+        .map_err(|source| RepoError::ChunkName { path: Box::new(path.clone()), source })
+}
+
+/// Hashes a file, and makes its chunk list on the way.
+fn hash(path: &Path, with_chunks: bool) -> Result<(Target, Option<ChunkList>), RepoError> {
+    let error = |source| RepoError::Chunks { path: path.to_owned(), source };
+    let length = ByteLen::new(fs::metadata(path).map_err(RepoError::read(path))?.len());
+    let mut builder = None;
+    if with_chunks {
+        builder =
+            Some(chunks::chunk_size_for(length).and_then(|size| chunks::Builder::new(length, size)).map_err(error)?);
+    }
+    let mut hasher = sha2::Sha256::new();
+    let mut read = 0;
+    read_through(path, |bytes| {
+        hasher.update(bytes);
+        read += bytes.len() as u64;
+        builder.as_mut().map_or(Ok(()), |builder| builder.update(bytes).map_err(error))
+    })?;
+    let list = builder.map(|builder| builder.finish().map_err(error)).transpose()?;
+    Ok((Target { length: ByteLen::new(read), sha256: Sha256::new(hasher.finalize().into()) }, list))
+}
+
+fn read_through(path: &Path, mut take: impl FnMut(&[u8]) -> Result<(), RepoError>) -> Result<(), RepoError> {
+    let mut file = File::open(path).map_err(RepoError::read(path))?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => take(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(RepoError::read(path)(error)),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A small repository on disk for the tests, with keys that are the same each time.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use relevo_meta::{Custom, Size, author::TopRole, testing::key};
+use relevo_repo::{NewRepository, Published, Repository, RoleKeys, Signers};
+use relevo_types::{BuildId, ByteLen, Codename, PackageKind, TargetPath, Vendor};
+
+pub(crate) struct Fixture {
+    /// Removed when the test ends.
+    _directory: tempfile::TempDir,
+    pub(crate) root: PathBuf,
+    pub(crate) inbox: PathBuf,
+    pub(crate) now: Timestamp,
+}
+
+impl Fixture {
+    pub(crate) fn empty() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("repo");
+        let inbox = directory.path().join("inbox");
+        std::fs::create_dir(&inbox).unwrap();
+        Self { _directory: directory, root, inbox, now: "2026-01-01T00:00:00Z".parse().unwrap() }
+    }
+
+    pub(crate) fn new() -> Self {
+        let fixture = Self::empty();
+        Repository::create(&fixture.root, &new_repository(), &signers(), fixture.now).unwrap();
+        fixture
+    }
+
+    pub(crate) fn with_device() -> Self {
+        let fixture = Self::new();
+        let repository = fixture.open();
+        let mut publication = repository.publication().unwrap();
+        publication.add_vendor(&vendor(), &keys("v-xiaomi")).unwrap();
+        publication.add_device(&vendor(), &ginkgo(), &keys("d-ginkgo")).unwrap();
+        publication.commit(&signers(), fixture.now).unwrap();
+        fixture
+    }
+
+    pub(crate) fn open(&self) -> Repository {
+        Repository::open(&self.root).unwrap()
+    }
+
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.inbox.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Publishes a full package of a build.
+    pub(crate) fn publish(&self, build: &str) -> Result<Published, relevo_repo::RepoError> {
+        self.publish_on(&self.open(), build)
+    }
+
+    pub(crate) fn publish_on(&self, repository: &Repository, build: &str) -> Result<Published, relevo_repo::RepoError> {
+        let file = self.file(&format!("{build}.rvp"), content(build).as_slice());
+        let mut publication = repository.publication()?;
+        publication.add_package(&path(build), &file, &custom(build))?;
+        publication.commit(&signers(), self.now)
+    }
+
+    /// All files of the repository with their content.
+    pub(crate) fn files(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = std::collections::BTreeMap::new();
+        let mut open = vec![self.root.clone()];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    let relative = path.strip_prefix(&self.root).unwrap().to_owned();
+                    files.insert(relative, std::fs::read(path).unwrap());
+                }
+            }
+        }
+        files
+    }
+}
+
+pub(crate) fn new_repository() -> NewRepository {
+    NewRepository::new(TopRole::ALL.map(|role| (role, keys(role.name()))))
+}
+
+pub(crate) fn keys(role: &str) -> RoleKeys {
+    RoleKeys::one(key(role).public())
+}
+
+pub(crate) fn signers() -> Signers {
+    let mut signers = Signers::new();
+    for role in ["root", "targets", "snapshot", "timestamp", "v-xiaomi", "d-ginkgo", "d-willow"] {
+        signers.add(role, key(role));
+    }
+    signers
+}
+
+pub(crate) fn vendor() -> Vendor {
+    Vendor::parse("xiaomi").unwrap()
+}
+
+pub(crate) fn ginkgo() -> Codename {
+    Codename::parse("ginkgo").unwrap()
+}
+
+pub(crate) fn path(build: &str) -> TargetPath {
+    TargetPath::parse(&format!("xiaomi/ginkgo/stable/ginkgo-{build}-full.rvp")).unwrap()
+}
+
+pub(crate) fn content(build: &str) -> Vec<u8> {
+    format!("the package of build {build}").repeat(40).into_bytes()
+}
+
+pub(crate) fn custom(build: &str) -> Custom {
+    Custom {
+        kind: PackageKind::Native,
+        from: None,
+        to: BuildId::parse(build).unwrap(),
+        version: format!("build {build}"),
+        timestamp: Timestamp::from_second(1_700_000_000 + build.parse::<i64>().unwrap()).unwrap(),
+        sdk: Some(35),
+        spl: Some("2025-05-05".parse().unwrap()),
+        size: Size { install: ByteLen::new(4096) },
+        rollout: 100,
+        floor: None,
+        withdrawn: false,
+        chunks: None,
+    }
+}
+
+/// The builds that a verified state offers.
+pub(crate) fn builds(repository: &Repository, now: Timestamp) -> Vec<String> {
+    let state = repository.trusted(now).unwrap();
+    let device = state.device(&ginkgo());
+    device.into_iter().flat_map(|device| &device.packages).map(|package| package.custom.to.to_string()).collect()
+}
+
+/// A file of the repository, by the end of its name.
+pub(crate) fn find(fixture: &Fixture, end: &str) -> PathBuf {
+    let files = fixture.files();
+    let path = files.keys().find(|path| path.to_string_lossy().ends_with(end)).unwrap();
+    fixture.root.join(path)
+}
+
+pub(crate) fn flip(path: &Path, position: usize, mask: u8) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[position] ^= mask;
+    std::fs::write(path, bytes).unwrap();
+}
