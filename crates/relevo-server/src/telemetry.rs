@@ -32,7 +32,8 @@ pub fn init<W>(settings: &Settings, writer: W) -> Result<(), LogSettingError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(&settings.log);
+    // The framework's own lines at the start say the same as ours; a directive in the setting wins over this one.
+    let filter = EnvFilter::builder().parse(format!("actix_server=warn,{}", settings.log));
     // The parser prints its cause twice, and would not name the setting.
     let filter = filter.map_err(|_| LogSettingError { log: settings.log.clone() })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
