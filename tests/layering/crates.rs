@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use crate::{cargo, packages, root};
+use crate::workspace::{cargo, packages, root};
 
 /// Each crate's level and what it may use of the workspace. Data goes down: a crate uses only crates of lower levels.
 ///

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{packages, root};
+use crate::workspace::{packages, root};
 
 /// Files below `directory` with one of these extensions (or any, if none is given), without what builds leave.
 pub(crate) fn files(directory: &Path, extensions: &[&str]) -> Vec<PathBuf> {
