@@ -11,7 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use relevo_meta::{Answer, Limits, Refresh, Scope, Step, Stored, TrustError, Trusted, TrustedDevice};
+use relevo_meta::{Trusted, TrustedDevice};
+use relevo_repo::{RepoError, Repository};
 use relevo_types::{BuildId, ByteLen, Channel, Codename, PackageKind, Sha256, TargetPath, Vendor};
 use sha2::Digest;
 
@@ -238,39 +239,23 @@ impl Known {
     }
 }
 
-/// Verifies what is there, the way a phone does and through the same door as requests. Blocking.
+/// Verifies what is there. Blocking.
 ///
-/// No expiry counts here (the time is the earliest there is): it is judged when a page is made.
+/// No expiry counts here: it is judged when a page is made.
 fn read(root: &Root, id: Sha256) -> Result<Catalog, Problem> {
-    let untrusted = |error: TrustError| Problem::Untrusted(chain(&error));
-    let limits = Limits::default();
-    let first = fetch(root, "1.root.json", limits.root)?
-        .ok_or_else(|| Problem::Untrusted("metadata/1.root.json is missing".to_owned()))?;
-    let mut refresh =
-        Refresh::start(Stored::with_root(first), Scope::Everything, Timestamp::MIN, limits).map_err(untrusted)?;
-    let trusted = loop {
-        match refresh.next() {
-            Step::Get(request) => {
-                let found = fetch(root, &request.name, request.limit)?;
-                refresh.supply(found.map_or(Answer::Absent, Answer::Found)).map_err(untrusted)?;
-            }
-            // Nothing is kept: the repository is our own, and it is what is served that has to verify.
-            Step::Keep { .. } => {}
-            Step::Done => break refresh.finish().map_err(untrusted)?,
+    match Repository::open(&root.public()).and_then(|repository| repository.current()) {
+        Ok(trusted) => Ok(Catalog::new(id, &trusted)),
+        // These texts go out with `/readyz`: they name files, not the directories of this machine.
+        Err(RepoError::NotARepository { .. }) => Err(Problem::Untrusted("metadata/1.root.json is missing".to_owned())),
+        Err(RepoError::Read { path, source }) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Err(Problem::Unreadable(format!("metadata/{name}: {source}")))
         }
-    };
-    Ok(Catalog::new(id, &trusted))
-}
-
-/// A metadata file, of which at most one byte over `limit` is read; `None` if there is none.
-fn fetch(root: &Root, name: &str, limit: ByteLen) -> Result<Option<Vec<u8>>, Problem> {
-    let Some(file) = RepoFile::parse(&format!("metadata/{name}")) else { return Ok(None) };
-    let mut bytes = Vec::new();
-    let read = root.open(&file).and_then(|file| file.take(limit.get().saturating_add(1)).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => Ok(Some(bytes)),
-        Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(Problem::Unreadable(format!("metadata/{name}: {error}"))),
+        Err(RepoError::Trust(error)) => Err(Problem::Untrusted(chain(&error))),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "the repository cannot be opened");
+            Err(Problem::Unreadable("the log says why".to_owned()))
+        }
     }
 }
 
