@@ -45,7 +45,7 @@ pub struct Settings {
     /// How long a client may take to send the head of a request.
     pub request_timeout_seconds: u64,
     /// How long a client may take none of the bytes sent to it before the connection is dropped.
-    pub stall_timeout_seconds: u32,
+    pub stall_timeout_seconds: u64,
     /// How long running downloads may go on after the signal to stop.
     pub shutdown_grace_seconds: u64,
 }
@@ -83,7 +83,7 @@ pub struct Layer {
     pub request_timeout_seconds: Option<u64>,
     /// How long a client may take none of the bytes sent to it [default: 120]
     #[arg(long, env = "RELEVO_STALL_TIMEOUT_SECONDS", value_name = "SECONDS")]
-    pub stall_timeout_seconds: Option<u32>,
+    pub stall_timeout_seconds: Option<u64>,
     /// How long running downloads may go on after the signal to stop [default: 30]
     #[arg(long, env = "RELEVO_SHUTDOWN_GRACE_SECONDS", value_name = "SECONDS")]
     pub shutdown_grace_seconds: Option<u64>,
@@ -260,7 +260,7 @@ impl Settings {
         within("max_connections", self.max_connections as u64, 1, 1_000_000)?;
         within("keep_alive_seconds", self.keep_alive_seconds, 1, MAX_SECONDS)?;
         within("request_timeout_seconds", self.request_timeout_seconds, 1, MAX_SECONDS)?;
-        within("stall_timeout_seconds", self.stall_timeout_seconds.into(), 1, MAX_SECONDS)?;
+        within("stall_timeout_seconds", self.stall_timeout_seconds, 1, MAX_SECONDS)?;
         within("shutdown_grace_seconds", self.shutdown_grace_seconds, 0, MAX_SECONDS)?;
         if resolve(&self.database).starts_with(resolve(&self.repository)) {
             return Err(SettingsError::DatabaseInside {

@@ -10,6 +10,7 @@ use actix_web::{
     web,
 };
 use jiff::Timestamp;
+use socket2::SockRef;
 
 use crate::{
     catalog::{Catalog, Catalogs, Retry},
@@ -26,6 +27,9 @@ const ROUND: Duration = Duration::from_secs(2);
 
 /// Threads that read files, over all workers; enough to keep a disk busy, few enough for a service's task limit.
 const READERS: usize = 64;
+
+/// Bytes that the kernel takes for a connection before they can go out; the next chunk waits behind them.
+const MAX_UNSENT: u32 = 128 << 10;
 
 /// Seconds in a day of UTC, which has no leap seconds here.
 const DAY_SECONDS: i64 = 86_400;
@@ -106,7 +110,7 @@ impl Application {
         });
         let shared = state.clone();
         let bind = |source| BuildError::Bind { listen: settings.listen, source };
-        let stall = settings.stall_timeout_seconds.saturating_mul(1000);
+        let stall = Duration::from_secs(settings.stall_timeout_seconds);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())
@@ -119,7 +123,7 @@ impl Application {
         .keep_alive(Duration::from_secs(settings.keep_alive_seconds))
         .client_request_timeout(Duration::from_secs(settings.request_timeout_seconds))
         .shutdown_timeout(settings.shutdown_grace_seconds)
-        .on_connect(move |connection, extensions| drop_when_stalled(connection, extensions, stall))
+        .on_connect(move |connection, extensions| limit_connection(connection, extensions, stall))
         .disable_signals()
         .bind(settings.listen)
         .map_err(bind)?;
@@ -219,12 +223,15 @@ pub async fn migrate(settings: &Settings) -> Result<Migrated, DatabaseError> {
     Ok(migrated)
 }
 
-/// Lets the kernel drop a client that takes none of the bytes sent to it: such a client would otherwise hold a
-/// connection for ever, since nothing above the socket wakes up while its buffer is full.
-fn drop_when_stalled(connection: &dyn Any, _: &mut Extensions, timeout_ms: u32) {
-    if let Some(stream) = connection.downcast_ref::<TcpStream>()
-        && let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, timeout_ms)
-    {
-        tracing::debug!(%error, "could not set a time limit for stalled clients");
+/// Sets the limits that only the kernel can keep.
+///
+/// A client that takes none of its bytes would otherwise hold its connection for ever, since nothing above the socket
+/// wakes up while the socket's buffer is full; and that buffer would grow to megabytes for each such client.
+fn limit_connection(connection: &dyn Any, _: &mut Extensions, stall: Duration) {
+    let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+    let socket = SockRef::from(stream);
+    let limited = socket.set_tcp_user_timeout(Some(stall)).and_then(|()| socket.set_tcp_notsent_lowat(MAX_UNSENT));
+    if let Err(error) = limited {
+        tracing::debug!(%error, "could not limit a connection");
     }
 }

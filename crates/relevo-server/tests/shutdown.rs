@@ -73,3 +73,19 @@ fn a_download_that_nobody_reads_is_cut_when_the_grace_time_ends() {
     let _reset = stream.read_to_end(&mut received);
     assert!(received.len() < LARGE);
 }
+
+#[test]
+fn a_client_that_takes_nothing_is_dropped() {
+    let mut server = TestServer::start_in(tempfile::tempdir().unwrap(), |layer| {
+        layer.stall_timeout_seconds = Some(1);
+        // Longer than any test may take: only the drop lets the server stop.
+        layer.shutdown_grace_seconds = Some(3600);
+    });
+    server.write(&target(), &pattern(LARGE));
+    let (mut stream, mut received) = begin(&server);
+
+    server.join();
+
+    let _reset = stream.read_to_end(&mut received);
+    assert!(received.len() < LARGE);
+}
