@@ -122,7 +122,7 @@ impl Draft {
 
     /// The version.
     pub fn version(&self) -> u64 {
-        self.signed.get("version").and_then(Value::as_u64).expect("checked when the draft was made")
+        self.signed.get("version").and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// Sets the version.
@@ -154,6 +154,11 @@ impl Draft {
     /// The object that will be signed.
     pub fn signed(&self) -> &Map<String, Value> {
         &self.signed
+    }
+
+    /// The object that will be signed, for fields that have no method here.
+    pub fn signed_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.signed
     }
 
     /// Signs by all `signers` and gives the finished file: compact JSON.

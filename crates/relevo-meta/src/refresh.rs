@@ -284,9 +284,11 @@ impl Refresh {
         let bytes = match answer {
             Answer::Found(bytes) => bytes,
             Answer::Absent if request.may_be_absent => return self.finish_root(),
-            Answer::Absent => return Err(TrustError::NotFound { file: request.name }),
+            Answer::Absent => return self.refuse(TrustError::NotFound { file: request.name }),
         };
-        check_limit(&request.name, &bytes, request.limit)?;
+        if let Err(error) = check_limit(&request.name, &bytes, request.limit) {
+            return self.refuse(error);
+        }
         match &self.state {
             State::Root => self.take_root(&request.name, bytes),
             State::Timestamp => self.take_timestamp(bytes),
@@ -562,6 +564,15 @@ impl Refresh {
                 Ok(())
             }
         }
+    }
+
+    /// Refuses an answer as a whole; a role that can be done without is passed over.
+    fn refuse(&mut self, error: TrustError) -> Result<(), TrustError> {
+        let State::Role(edge) = &self.state else { return Err(error) };
+        let edge = edge.clone();
+        self.excuse(&edge, error)?;
+        self.state = State::Roles;
+        Ok(())
     }
 
     /// Passes over a role that did not verify, where the scope allows to go on without it.

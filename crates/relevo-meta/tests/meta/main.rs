@@ -1,0 +1,12 @@
+//! Signed metadata, tested through the crate's public face.
+
+#[cfg(test)]
+mod authoring;
+#[cfg(test)]
+mod chunks;
+#[cfg(test)]
+mod crypto;
+#[cfg(test)]
+mod policy;
+#[cfg(test)]
+mod refresh;
