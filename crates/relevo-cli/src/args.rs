@@ -1,0 +1,377 @@
+//! The command line: one set of definitions for parsing, `--help`, shell completions and man pages.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use relevo_types::{BuildId, ByteLen, Channel, Codename, InstallKind, PackageKind, PartitionName, Vendor};
+
+/// Build, sign and publish updates for community ROMs.
+///
+/// A maintainer's directory holds keys, device manifests, imported builds, packages and the public repository; `relevo
+/// init` makes one. Exit status: 0 done, 1 failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "relevo", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Arguments {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The maintainer's directory [env: RELEVO_DIR] [default: .]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub dir: Option<PathBuf>,
+    /// Print one JSON document on standard output, errors included
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but what was asked for, warnings and errors; no progress bars
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a maintainer's directory: an empty repository and the keys of its roles
+    Init(Init),
+    /// Devices that packages are made for
+    #[command(subcommand)]
+    Device(Device),
+    /// Take in a build: a directory of NAME.img, raw or Android sparse
+    Import(Import),
+    /// Make the deltas that are missing
+    Delta(Delta),
+    /// Sign the packages that were made and put them into the repository, all at once
+    Publish(Publish),
+    /// Sign timestamp and snapshot anew, and warn of what expires soon
+    Refresh(Refresh),
+    /// The repository's files
+    #[command(subcommand)]
+    Repo(Repo),
+    /// Package files; no repository needed
+    #[command(subcommand)]
+    Ota(Ota),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the man page, or write one for each command
+    Man(Man),
+}
+
+/// Where the passphrase of the keys comes from.
+#[derive(Debug, Args)]
+pub struct PassphraseFrom {
+    /// Read the keys' passphrase from the first line of FILE [env: RELEVO_PASSPHRASE, the passphrase itself]
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// How much a package may cost to make.
+#[derive(Debug, Args)]
+pub struct Effort {
+    /// Threads to use; 0 for one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Memory to stay within: bytes, or with a unit
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = size)]
+    pub memory: ByteLen,
+    /// Compression level of zstd
+    #[arg(long, value_name = "LEVEL", default_value_t = 19, value_parser = clap::value_parser!(i32).range(1..=22))]
+    pub level: i32,
+}
+
+fn size(text: &str) -> Result<ByteLen, relevo_types::LengthError> {
+    ByteLen::parse(text)
+}
+
+/// `relevo init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Directory to make; empty, or left over from an `init` that was cut off
+    #[arg(value_name = "DIR")]
+    pub path: PathBuf,
+    /// How hard guessing the passphrase is made
+    #[arg(long, value_enum, default_value_t = KeyCost::Standard)]
+    pub key_cost: KeyCost,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// Cost of opening a key file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyCost {
+    /// scrypt, 16 MiB of memory for each guess; as much as openssl opens without being asked to
+    #[default]
+    Standard,
+    /// As good as none: for trials and tests only
+    Low,
+}
+
+/// `relevo device`.
+#[derive(Debug, Subcommand)]
+pub enum Device {
+    /// Add a device: its manifest, keys for its vendor and itself, and their place in the repository
+    Add(DeviceAdd),
+    /// List the devices
+    List,
+    /// Show a device: manifest, keys, builds
+    Show {
+        /// Which device
+        codename: Codename,
+    },
+    /// Check manifests, of this directory or any files
+    Check {
+        /// Codenames, or files ending in .toml [default: all devices of the directory]
+        #[arg(value_name = "CODENAME|FILE")]
+        manifests: Vec<String>,
+    },
+}
+
+/// `relevo device add`.
+#[derive(Debug, Args)]
+pub struct DeviceAdd {
+    /// The device's codename
+    pub codename: Codename,
+    /// Take the device's manifest from FILE
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vendor", "kind", "name", "model", "channel", "partition"])]
+    pub manifest: Option<PathBuf>,
+    /// Who made the device
+    #[arg(long, required_unless_present = "manifest")]
+    pub vendor: Option<Vendor>,
+    /// How it installs updates: ab, block or native
+    #[arg(long, required_unless_present = "manifest")]
+    pub kind: Option<InstallKind>,
+    /// A name that it was sold under; may be repeated
+    #[arg(long)]
+    pub name: Vec<String>,
+    /// A model number; may be repeated
+    #[arg(long)]
+    pub model: Vec<String>,
+    /// A channel; may be repeated [default: stable]
+    #[arg(long)]
+    pub channel: Vec<Channel>,
+    /// A partition that builds bring; may be repeated
+    #[arg(long)]
+    pub partition: Vec<PartitionName>,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Directory of NAME.img; build.json or build.prop beside them say which build it is
+    #[arg(value_name = "DIR")]
+    pub from: PathBuf,
+    /// Which device it is for
+    #[arg(long, value_name = "CODENAME")]
+    pub device: Codename,
+    /// Which channel it goes to [default: the first of the device's manifest]
+    #[arg(long)]
+    pub channel: Option<Channel>,
+    /// The build's id [default: from build.json or ro.build.version.incremental]
+    #[arg(long)]
+    pub build: Option<BuildId>,
+    /// The build's date in seconds since 1970 [default: from build.json or ro.build.date.utc]
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<u64>,
+    /// The version as people know it [default: from build.json or build.prop, else the build's id]
+    #[arg(long, value_name = "TEXT")]
+    pub version: Option<String>,
+    /// SDK level [default: from build.json or ro.build.version.sdk]
+    #[arg(long, value_name = "N")]
+    pub sdk: Option<u32>,
+    /// Security patch level, YYYY-MM-DD [default: from build.json or ro.build.version.security_patch]
+    #[arg(long, value_name = "DATE")]
+    pub spl: Option<String>,
+    /// Make no full package
+    #[arg(long)]
+    pub no_full: bool,
+    /// How much the full package may cost.
+    #[command(flatten)]
+    pub effort: Effort,
+}
+
+/// `relevo delta`.
+#[derive(Debug, Args)]
+pub struct Delta {
+    /// Which device
+    pub codename: Codename,
+    /// The build to go to [default: the newest]
+    #[arg(long, value_name = "BUILD")]
+    pub to: Option<BuildId>,
+    /// The builds to start from [default: what the manifest's delta policy says]
+    #[arg(long, value_name = "BUILD", num_args = 1..)]
+    pub from: Vec<BuildId>,
+    /// Look at this channel alone [default: all]
+    #[arg(long)]
+    pub channel: Option<Channel>,
+    /// How much a delta may cost.
+    #[command(flatten)]
+    pub effort: Effort,
+}
+
+/// `relevo publish`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// Publish the packages of these devices alone [default: all]
+    pub codenames: Vec<Codename>,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo refresh`.
+#[derive(Debug, Args)]
+pub struct Refresh {
+    /// Sign this role anew too, for a new expiry: targets, v-VENDOR or d-CODENAME; may be repeated
+    #[arg(long)]
+    pub role: Vec<String>,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo repo`.
+#[derive(Debug, Subcommand)]
+pub enum Repo {
+    /// Check every file of the repository against its metadata
+    Check,
+    /// Remove files that no metadata names any more
+    Gc {
+        /// Keep so many old versions of each metadata file
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        keep: u64,
+    },
+}
+
+/// `relevo ota`.
+#[derive(Debug, Subcommand)]
+pub enum Ota {
+    /// Show what a package needs, makes and holds
+    Inspect {
+        /// The package
+        package: PathBuf,
+    },
+    /// Make a package that turns one build into another
+    Diff(OtaDiff),
+    /// Make the images that a package promises
+    Apply(OtaApply),
+    /// Check a package: structure, every stored stream, signatures
+    Verify(OtaVerify),
+    /// Add signatures to a package
+    Sign(OtaSign),
+}
+
+/// `relevo ota diff`.
+#[derive(Debug, Args)]
+pub struct OtaDiff {
+    /// Directory of NAME.img to start from
+    pub old: PathBuf,
+    /// Directory of NAME.img to arrive at
+    pub new: PathBuf,
+    /// The package to write, FILE.rvp
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Kind of package; this version makes native ones alone
+    #[arg(long, default_value = "native")]
+    pub kind: PackageKind,
+    /// Sign with this ed25519 private key (PKCS#8 PEM); may be repeated
+    #[arg(long, value_name = "PEM")]
+    pub key: Vec<PathBuf>,
+    /// Say which device it is for
+    #[arg(long, value_name = "CODENAME")]
+    pub device: Option<Codename>,
+    /// Say which build it starts from
+    #[arg(long, value_name = "BUILD")]
+    pub from: Option<BuildId>,
+    /// Say which build it makes
+    #[arg(long, value_name = "BUILD")]
+    pub to: Option<BuildId>,
+    /// Say when that build was made, in seconds since 1970
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<u64>,
+    /// How much it may cost.
+    #[command(flatten)]
+    pub effort: Effort,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo ota apply`.
+#[derive(Debug, Args)]
+pub struct OtaApply {
+    /// The package
+    pub package: PathBuf,
+    /// Directory of NAME.img that the package starts from; none for a full package
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// Directory that the images go to; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `relevo ota verify`.
+#[derive(Debug, Args)]
+pub struct OtaVerify {
+    /// The package
+    pub package: PathBuf,
+    /// An ed25519 public key (SubjectPublicKeyInfo PEM) that may sign; may be repeated
+    #[arg(long, value_name = "PEM")]
+    pub key: Vec<PathBuf>,
+    /// How many of the keys must have signed
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "key", value_parser = threshold)]
+    pub threshold: usize,
+}
+
+fn threshold(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// `relevo ota sign`.
+#[derive(Debug, Args)]
+pub struct OtaSign {
+    /// The package
+    pub package: PathBuf,
+    /// Sign with this ed25519 private key (PKCS#8 PEM); may be repeated
+    #[arg(long, value_name = "PEM", required = true)]
+    pub key: Vec<PathBuf>,
+    /// The signed package to write; may be the package itself
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Which shell
+    pub shell: Shell,
+}
+
+/// `relevo man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Write relevo.1, relevo-init.1 and so on into DIR
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// The definitions as clap's own command.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}

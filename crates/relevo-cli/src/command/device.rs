@@ -1,0 +1,329 @@
+//! `relevo device`: the devices that packages are made for.
+
+use std::{collections::BTreeMap, fmt::Write, path::Path};
+
+use anyhow::Context;
+use relevo_meta::Trusted;
+use relevo_repo::{RoleKeys, Signers};
+use relevo_types::{Codename, DeviceManifest, InstallKind, MAX_MANIFEST, ManifestProblem, TargetPath, Vendor};
+use serde::Serialize;
+
+use crate::{
+    args::DeviceAdd,
+    builds::{self, Build},
+    durable::{PUBLIC, make_dir, read_text, write_file},
+    error::CliError,
+    home::{Home, human, or_none, parse_manifest},
+    keys, packages, repository,
+    session::{Answer, Session},
+};
+
+/// What `device add --json` says.
+#[derive(Debug, Serialize)]
+struct Added {
+    device: Codename,
+    vendor: Vendor,
+    kind: InstallKind,
+    manifest: String,
+    /// `added`, or `already there`.
+    state: &'static str,
+    /// Ids of the keys, by role.
+    keys: BTreeMap<String, String>,
+}
+
+pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Answer> {
+    let home = Home::open(&session.dir)?;
+    let (manifest, text) = given_manifest(args)?;
+    let path = home.manifest_path(&args.codename);
+    let there = match read_text(&path, MAX_MANIFEST.get())? {
+        Some(text) => Some(parse_manifest(&path, &text, Some(&args.codename))?),
+        None => None,
+    };
+    if there.as_ref().is_some_and(|there| *there != manifest) {
+        return Err(CliError::DeviceExists { codename: args.codename.clone() }.into());
+    }
+
+    let passphrase = keys::passphrase(session, &args.passphrase)?;
+    // Fails at once if the passphrase is wrong, before any new key is made with it.
+    home.key("timestamp", &passphrase)?;
+    let repository = repository::open(&home)?;
+    let mut publication = repository.publication()?;
+    let state = repository.current()?;
+    let (vendor_role, device_role) = (format!("v-{}", manifest.vendor), format!("d-{}", manifest.codename));
+    let mut ids = BTreeMap::new();
+    for role in [&vendor_role, &device_role] {
+        // A role that is there has its keys already; with another one it would be taken over, not added.
+        let key = if repository::has_role(&state, role) {
+            home.public_key(role)?
+        } else {
+            Some(home.key_or_new(session, role, &passphrase)?.public().clone())
+        };
+        let Some(key) = key else { continue };
+        ids.insert(role.clone(), key.key_id());
+        let keys = RoleKeys::one(&key);
+        if !repository::has_role(&state, role) {
+            match role == &vendor_role {
+                true => publication.add_vendor(&manifest.vendor, &keys)?,
+                false => publication.add_device(&manifest.vendor, &manifest.codename, &keys)?,
+            }
+        }
+    }
+    if there.is_none() {
+        make_dir(&home.dir().join("manifests"))?;
+        write_file(&path, text.as_bytes(), PUBLIC)?;
+    }
+    let roles = publication.needed_signers();
+    let signers = if roles.is_empty() { Signers::new() } else { repository::signers(&home, &roles, &passphrase)? };
+    let published = publication
+        .commit(&signers, session.now)
+        .with_context(|| format!("could not put {} into the repository", manifest.codename))?;
+
+    let answer = Added {
+        device: manifest.codename.clone(),
+        vendor: manifest.vendor,
+        kind: manifest.kind,
+        manifest: path.display().to_string(),
+        state: if there.is_none() || !published.roles.is_empty() { "added" } else { "already there" },
+        keys: ids,
+    };
+    let text = format!("{} {} of {}, kind {}\n", answer.state, answer.device, answer.vendor, answer.kind);
+    let notes = format!("next: copy keys/ to your backup again, then relevo import DIR --device {}\n", answer.device);
+    Ok(Answer::new(&answer).text(text).notes(notes))
+}
+
+/// The manifest of the options, and as text.
+fn given_manifest(args: &DeviceAdd) -> anyhow::Result<(DeviceManifest, String)> {
+    if let Some(path) = &args.manifest {
+        let missing = || CliError::Read { path: path.clone(), source: std::io::ErrorKind::NotFound.into() };
+        let text = read_text(path, MAX_MANIFEST.get())?.ok_or_else(missing)?;
+        return Ok((parse_manifest(path, &text, Some(&args.codename))?, text));
+    }
+    let (vendor, kind) = (args.vendor.clone(), args.kind);
+    let (vendor, kind) = (vendor.expect("clap asks for it"), kind.expect("clap asks for it"));
+    let mut manifest = DeviceManifest::new(args.codename.clone(), vendor, kind);
+    manifest.names = args.name.clone();
+    manifest.models = args.model.clone();
+    if !args.channel.is_empty() {
+        manifest.channels = args.channel.clone();
+    }
+    manifest.partitions = args.partition.iter().map(|name| (name.clone(), Default::default())).collect();
+    let text = manifest.to_toml();
+    // Names come from the command line and are checked as those in a file are.
+    let path = Path::new("the device");
+    Ok((parse_manifest(path, &text, Some(&args.codename))?, text))
+}
+
+/// One line of `device list`.
+#[derive(Debug, Serialize)]
+struct Listed {
+    device: Codename,
+    vendor: Vendor,
+    kind: InstallKind,
+    names: Vec<String>,
+    builds: usize,
+    newest: Option<String>,
+    /// Packages in the repository.
+    published: usize,
+    /// Packages that wait for `publish`.
+    pending: usize,
+    /// When the device's role expires; none if it is not in the repository.
+    expires: Option<jiff::Timestamp>,
+}
+
+pub(crate) fn list(session: &Session<'_>) -> anyhow::Result<Answer> {
+    let home = Home::open(&session.dir)?;
+    let state = repository::current(&home)?;
+    let mut devices = Vec::new();
+    for codename in home.devices()? {
+        let manifest = home.manifest(&codename)?;
+        devices.push(listed(&home, &state, manifest)?);
+    }
+    let mut text = String::new();
+    if devices.is_empty() {
+        text.push_str("no devices\n");
+    } else {
+        let heads = ("device", "vendor", "kind", "builds", "newest", "published", "pending");
+        let _ = writeln!(
+            text,
+            "{:<16} {:<12} {:<7} {:>6} {:<24} {:>9} {:>7}",
+            heads.0, heads.1, heads.2, heads.3, heads.4, heads.5, heads.6
+        );
+    }
+    for device in &devices {
+        let newest = device.newest.as_deref().unwrap_or("-");
+        let _ = writeln!(
+            text,
+            "{:<16} {:<12} {:<7} {:>6} {newest:<24} {:>9} {:>7}",
+            device.device.as_str(),
+            device.vendor.as_str(),
+            device.kind.to_string(),
+            device.builds,
+            device.published,
+            device.pending
+        );
+    }
+    Ok(Answer::new(&serde_json::json!({ "devices": devices })).text(text))
+}
+
+fn listed(home: &Home, state: &Trusted, manifest: DeviceManifest) -> anyhow::Result<Listed> {
+    let builds = builds::list(home, &manifest.codename)?;
+    let pending = packages::pending(home, &manifest)?.len();
+    let device = state.device(&manifest.codename);
+    Ok(Listed {
+        builds: builds.len(),
+        newest: builds.last().map(|build| build.build.to_string()),
+        published: device.map_or(0, |device| device.packages.len()),
+        pending,
+        expires: device.map(|device| device.expires),
+        device: manifest.codename,
+        vendor: manifest.vendor,
+        kind: manifest.kind,
+        names: manifest.names,
+    })
+}
+
+/// What `device show --json` says.
+#[derive(Debug, Serialize)]
+struct Shown {
+    device: Codename,
+    manifest: DeviceManifest,
+    /// Id of the device's own key here; none if it is not in this directory.
+    key: Option<String>,
+    builds: Vec<Build>,
+    published: Vec<PublishedPackage>,
+    /// Packages that wait for `publish`.
+    pending: Vec<TargetPath>,
+    expires: Option<jiff::Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct PublishedPackage {
+    path: TargetPath,
+    bytes: u64,
+    custom: relevo_meta::Custom,
+}
+
+pub(crate) fn show(session: &Session<'_>, codename: &Codename) -> anyhow::Result<Answer> {
+    let home = Home::open(&session.dir)?;
+    let manifest = home.manifest(codename)?;
+    let state = repository::current(&home)?;
+    let device = state.device(codename);
+    let pending = packages::pending(&home, &manifest)?.into_iter().map(|made| made.target).collect();
+    let published = device.map(|device| &device.packages[..]).unwrap_or_default().iter();
+    let published = published.map(|package| PublishedPackage {
+        path: package.path.clone(),
+        bytes: package.length.get(),
+        custom: package.custom.clone(),
+    });
+    let shown = Shown {
+        device: codename.clone(),
+        key: home.public_key(&format!("d-{codename}"))?.map(|key| key.key_id()),
+        builds: builds::list(&home, codename)?,
+        published: published.collect(),
+        pending,
+        expires: device.map(|device| device.expires),
+        manifest,
+    };
+    Ok(Answer::new(&shown).text(description(&shown)))
+}
+
+fn description(shown: &Shown) -> String {
+    let manifest = &shown.manifest;
+    let mut text = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "{label:<11} {value}");
+    };
+    line("device", format!("{}, {}, kind {}", shown.device, manifest.vendor, manifest.kind));
+    line("names", or_none(&manifest.names));
+    let channels: Vec<_> = manifest.channels.iter().map(ToString::to_string).collect();
+    line("channels", channels.join(", "));
+    let partitions: Vec<_> = manifest.partitions.keys().map(ToString::to_string).collect();
+    line("partitions", if partitions.is_empty() { "not known".to_owned() } else { partitions.join(", ") });
+    line("key", shown.key.clone().unwrap_or_else(|| "not here".to_owned()));
+    line("expires", shown.expires.map_or("not in the repository".to_owned(), |expires| expires.to_string()));
+    for build in &shown.builds {
+        line("build", format!("{} ({}), {}, {}", build.build, build.version, build.channel, human(build.size())));
+    }
+    for package in &shown.published {
+        line("published", format!("{}, {}", package.path, human(package.bytes)));
+    }
+    for path in &shown.pending {
+        line("pending", path.to_string());
+    }
+    text
+}
+
+/// One manifest that was checked.
+#[derive(Debug, Serialize)]
+struct Checked {
+    file: String,
+    /// None if the file could not be read that far.
+    device: Option<Codename>,
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    /// Line in the file; none if it is about the whole of it.
+    line: Option<usize>,
+    message: String,
+}
+
+pub(crate) fn check(session: &Session<'_>, manifests: &[String]) -> anyhow::Result<Answer> {
+    let is_file = |text: &String| text.ends_with(".toml");
+    let mut files = Vec::new();
+    if manifests.is_empty() || !manifests.iter().all(is_file) {
+        let home = Home::open(&session.dir)?;
+        if manifests.is_empty() {
+            files.extend(home.devices()?.iter().map(|codename| home.manifest_path(codename)));
+        }
+        for text in manifests.iter().filter(|text| !is_file(text)) {
+            let path = Codename::parse(text).map(|codename| home.manifest_path(&codename));
+            files.push(
+                path.ok().filter(|path| path.exists()).ok_or_else(|| CliError::NoManifest { text: text.clone() })?,
+            );
+        }
+    }
+    files.extend(manifests.iter().filter(|text| is_file(text)).map(Into::into));
+
+    let mut checked = Vec::new();
+    for path in &files {
+        checked.push(check_one(session, path)?);
+    }
+    let problems: usize = checked.iter().map(|checked| checked.problems.len()).sum();
+    let mut text = String::new();
+    for checked in &checked {
+        if checked.problems.is_empty() {
+            let _ = writeln!(text, "{}: fine", checked.file);
+        }
+        for problem in &checked.problems {
+            let _ = writeln!(text, "{}: {}", checked.file, problem.message);
+        }
+    }
+    if checked.is_empty() {
+        text.push_str("no devices\n");
+    }
+    let answer = Answer::new(&serde_json::json!({ "manifests": checked })).text(text);
+    if problems > 0 { Err(answer.failed(problems)) } else { Ok(answer) }
+}
+
+fn check_one(session: &Session<'_>, path: &Path) -> Result<Checked, CliError> {
+    let missing = || CliError::Read { path: path.into(), source: std::io::ErrorKind::NotFound.into() };
+    let text = read_text(path, MAX_MANIFEST.get())?.ok_or_else(missing)?;
+    let file = path.display().to_string();
+    match DeviceManifest::parse(&text) {
+        Ok(manifest) => {
+            if path.file_stem().is_none_or(|stem| stem != manifest.codename.as_str()) {
+                session.warn(format!("{file} is the manifest of {0}; name it {0}.toml", manifest.codename));
+            }
+            Ok(Checked { file, device: Some(manifest.codename), problems: Vec::new() })
+        }
+        Err(error) => {
+            let problem = |problem: &ManifestProblem| Problem {
+                line: Some(problem.line()).filter(|&line| line > 0),
+                message: problem.to_string(),
+            };
+            Ok(Checked { file, device: None, problems: error.problems.iter().map(problem).collect() })
+        }
+    }
+}

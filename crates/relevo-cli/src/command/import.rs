@@ -1,0 +1,245 @@
+//! `relevo import`: takes in a build's images.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::Context;
+use relevo_delta::Images;
+use relevo_format::image::image_dir;
+use relevo_types::{BLOCK, BuildId, Channel, Codename, DeviceManifest, PartitionName};
+use serde::Serialize;
+
+use crate::{
+    args::Import,
+    builds::{self, Build, ImageFacts, copy, give_name, hash, open_dir},
+    durable::UNFINISHED,
+    error::CliError,
+    facts::{Facts, is_patch_level},
+    home::{Home, human},
+    packages::{self, Outcome},
+    repository,
+    session::{Answer, Session},
+};
+
+/// What `--json` says.
+#[derive(Debug, Serialize)]
+struct Imported {
+    device: Codename,
+    build: BuildId,
+    channel: Channel,
+    timestamp: u64,
+    version: String,
+    /// `imported`, or `already imported`.
+    state: &'static str,
+    bytes: u64,
+    partitions: BTreeMap<PartitionName, ImageFacts>,
+    /// The full package; none with `--no-full`.
+    full: Option<Outcome>,
+}
+
+pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer> {
+    let home = Home::open(&session.dir)?;
+    let manifest = home.manifest(&args.device)?;
+    let facts = Facts::read(&args.from)?;
+    let paths = image_dir(&args.from)?;
+    let images = open_dir(&paths)?;
+    let mut build = describe(session, args, &manifest, facts)?;
+
+    let _lock = home.lock_device(&args.device)?;
+    let existing = builds::list(&home, &args.device)?;
+    let state = match existing.iter().find(|other| other.build == build.build) {
+        Some(there) => {
+            build.partitions = hash_all(session, &build, &images, &paths)?;
+            same(there, &build)?;
+            "already imported"
+        }
+        None => {
+            take_in(&home, session, &mut build, &images, &paths)?;
+            "imported"
+        }
+    };
+    lint(session, &manifest, &build, &existing);
+
+    let full = if args.no_full {
+        None
+    } else {
+        let published = repository::published(&home)?;
+        let is_published = |target: &_| published.contains_key(target);
+        Some(packages::make(session, &home, &manifest, (None, &build), &is_published, &args.effort)?)
+    };
+
+    let mut text = format!(
+        "{state} build {} of {} into {}: {} partitions, {}\n",
+        build.build,
+        build.device,
+        build.channel,
+        build.partitions.len(),
+        human(build.size())
+    );
+    if let Some(full) = &full {
+        text += &outcome_line(full);
+    }
+    let next = match existing.is_empty() {
+        true => "next: relevo publish\n".to_owned(),
+        false => format!("next: relevo delta {}, then relevo publish\n", build.device),
+    };
+    let answer = Imported {
+        device: build.device.clone(),
+        build: build.build.clone(),
+        channel: build.channel.clone(),
+        timestamp: build.timestamp,
+        version: build.version.clone(),
+        state,
+        bytes: build.size(),
+        partitions: build.partitions,
+        full,
+    };
+    Ok(Answer::new(&answer).text(text).notes(next))
+}
+
+/// One line on a package, for people.
+pub(crate) fn outcome_line(outcome: &Outcome) -> String {
+    match outcome.bytes {
+        Some(bytes) => format!("{} {}, {}\n", outcome.state, outcome.file, human(bytes)),
+        None => format!("{} {}\n", outcome.state, outcome.file),
+    }
+}
+
+/// Everything about the build but its images: options first, then the files beside the images.
+fn describe(session: &Session<'_>, args: &Import, manifest: &DeviceManifest, facts: Facts) -> anyhow::Result<Build> {
+    let unknown = |what, option| CliError::UnknownFact { what, option, dir: args.from.clone() };
+    let build = args.build.clone().or(facts.build).ok_or_else(|| unknown("id", "--build ID"))?;
+    let timestamp = args.timestamp.or(facts.timestamp).ok_or_else(|| unknown("date", "--timestamp SECONDS"))?;
+    if let Some(device) = &facts.device
+        && *device != manifest.codename
+        && !manifest.aliases.contains(device)
+    {
+        session.warn(format!("the build says it is for {device}, not for {}", manifest.codename));
+    }
+    let spl = args.spl.clone().or(facts.spl);
+    if let Some(spl) = spl.as_deref().filter(|spl| !is_patch_level(spl)) {
+        let reason = format!("the security patch level is {spl:?}; expected YYYY-MM-DD");
+        return Err(CliError::Damaged { path: args.from.clone(), reason }.into());
+    }
+    // Year 9999: what a date can be in the metadata.
+    if timestamp > 253_402_207_200 {
+        let reason = format!("the build's date is {timestamp} seconds since 1970; is it in milliseconds?");
+        return Err(CliError::Damaged { path: args.from.clone(), reason }.into());
+    }
+    let version = args.version.clone().or(facts.version).unwrap_or_else(|| build.to_string());
+    if version.len() > relevo_meta::Custom::MAX_VERSION || version.chars().any(char::is_control) {
+        let most = relevo_meta::Custom::MAX_VERSION;
+        let reason = format!("the version is {} bytes long; expected one line of at most {most}", version.len());
+        return Err(CliError::Damaged { path: args.from.clone(), reason }.into());
+    }
+    Ok(Build {
+        schema: 1,
+        version,
+        build,
+        device: manifest.codename.clone(),
+        channel: Home::channel(manifest, args.channel.as_ref())?,
+        timestamp,
+        sdk: args.sdk.or(facts.sdk),
+        spl,
+        partitions: BTreeMap::new(),
+    })
+}
+
+fn hash_all(
+    session: &Session<'_>,
+    build: &Build,
+    images: &Images<'_>,
+    paths: &BTreeMap<PartitionName, PathBuf>,
+) -> Result<BTreeMap<PartitionName, ImageFacts>, CliError> {
+    let bars = session.bars(format!("{} {}", build.device, build.build));
+    bars.step("comparing", total(images));
+    images.iter().map(|(name, image)| Ok((name.clone(), hash(image, &paths[name], &bars)?))).collect()
+}
+
+/// Refuses the same id with other content.
+fn same(there: &Build, given: &Build) -> Result<(), CliError> {
+    let differs = |what: String, there_text: String, given_text: String| {
+        let (codename, build) = (given.device.clone(), given.build.clone());
+        Err(CliError::BuildDiffers { codename, build, what, there: there_text, given: given_text })
+    };
+    if there.channel != given.channel {
+        return differs("channel".into(), there.channel.to_string(), given.channel.to_string());
+    }
+    if there.timestamp != given.timestamp {
+        return differs("date".into(), there.timestamp.to_string(), given.timestamp.to_string());
+    }
+    let names: BTreeSet<_> = there.partitions.keys().chain(given.partitions.keys()).collect();
+    for name in names {
+        let (a, b) = (there.partitions.get(name), given.partitions.get(name));
+        if a != b {
+            let show = |facts: Option<&ImageFacts>| match facts {
+                Some(facts) => format!("{} with SHA-256 {}", facts.size, facts.sha256),
+                None => "none".to_owned(),
+            };
+            return differs(format!("partition {name}"), show(a), show(b));
+        }
+    }
+    Ok(())
+}
+
+/// Copies the images into a directory that gets its name at the end.
+fn take_in(
+    home: &Home,
+    session: &Session<'_>,
+    build: &mut Build,
+    images: &Images<'_>,
+    paths: &BTreeMap<PartitionName, PathBuf>,
+) -> anyhow::Result<()> {
+    let dir = build.dir(home);
+    let parent = home.builds(&build.device);
+    let unfinished = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(&parent)
+        .map_err(|source| CliError::Write { path: parent, source })?;
+    let bars = session.bars(format!("{} {}", build.device, build.build));
+    bars.step("copying", total(images));
+    for (name, image) in images {
+        let out = unfinished.path().join(format!("{name}.img"));
+        build.partitions.insert(name.clone(), copy(image, &paths[name], &out, &bars)?);
+    }
+    build.write(unfinished.path())?;
+    give_name(unfinished, &dir).with_context(|| format!("could not take in build {}", build.build))
+}
+
+fn total(images: &Images<'_>) -> u64 {
+    images.values().map(|image| image.len().get()).sum()
+}
+
+fn lint(session: &Session<'_>, manifest: &DeviceManifest, build: &Build, existing: &[Build]) {
+    for (name, image) in &build.partitions {
+        let size = image.size.get();
+        if !size.is_multiple_of(BLOCK.get()) {
+            session.warn(format!("{name} is {size} bytes long, no multiple of {}", BLOCK.get()));
+        }
+        if size == 0 {
+            session.warn(format!("{name} is empty"));
+        }
+        match manifest.partitions.get(name) {
+            None if !manifest.partitions.is_empty() => {
+                session.warn(format!("{name} is not among the partitions of the device's manifest"));
+            }
+            Some(partition) if partition.size.is_some_and(|most| image.size > most) => {
+                let most = partition.size.map_or(0, |most| most.get());
+                session.warn(format!("{name} is {size} bytes long; the device has room for {most}"));
+            }
+            _ => {}
+        }
+    }
+    for name in manifest.partitions.keys().filter(|name| !build.partitions.contains_key(*name)) {
+        session.warn(format!("the build has no {name}, which the device's manifest lists"));
+    }
+    let others = existing.iter().filter(|other| other.channel == build.channel && other.build != build.build);
+    if let Some(newer) = others.max_by_key(|other| other.timestamp).filter(|other| other.timestamp >= build.timestamp) {
+        session.warn(format!(
+            "build {} is not newer than {}, which is there already: {} against {}; phones will not go to it",
+            build.build, newer.build, build.timestamp, newer.timestamp
+        ));
+    }
+}

@@ -1,0 +1,11 @@
+//! The commands, one file each.
+
+pub(crate) mod delta;
+pub(crate) mod device;
+pub(crate) mod generate;
+pub(crate) mod import;
+pub(crate) mod init;
+pub(crate) mod ota;
+pub(crate) mod publish;
+pub(crate) mod refresh;
+pub(crate) mod repo;

@@ -1,0 +1,126 @@
+//! Files that are either whole or not there.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, BufWriter, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use tempfile::NamedTempFile;
+
+use crate::error::CliError;
+
+/// How names of unfinished files and directories start; whoever works in a directory may remove older ones.
+pub(crate) const UNFINISHED: &str = ".relevo-unfinished-";
+
+/// Mode of files that anybody may read; the user's umask takes away from it.
+pub(crate) const PUBLIC: u32 = 0o666;
+/// Mode of private files.
+pub(crate) const PRIVATE: u32 = 0o600;
+
+/// A file that gets its name when it is finished.
+pub(crate) struct Draft {
+    file: BufWriter<NamedTempFile>,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Starts the file that will be `path`, in the same directory.
+    pub(crate) fn new(path: &Path, mode: u32) -> Result<Self, CliError> {
+        let dir = parent(path);
+        let file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(dir)
+            .map_err(|source| CliError::Write { path: path.into(), source })?;
+        Ok(Self { file: BufWriter::with_capacity(1 << 18, file), path: path.into() })
+    }
+
+    /// Where the unfinished file lies.
+    pub(crate) fn unfinished(&self) -> &Path {
+        self.file.get_ref().path()
+    }
+
+    /// Makes the file durable and gives it its name.
+    pub(crate) fn finish(self) -> Result<(), CliError> {
+        let path = self.path;
+        let failed = |source| CliError::Write { path: path.clone(), source };
+        let file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        sync_dir(parent(&path))
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes a whole file.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CliError> {
+    let mut draft = Draft::new(path, mode)?;
+    draft.write_all(bytes).map_err(|source| CliError::Write { path: path.into(), source })?;
+    draft.finish()
+}
+
+/// Makes a directory and those above it.
+pub(crate) fn make_dir(path: &Path) -> Result<(), CliError> {
+    fs::create_dir_all(path).map_err(|source| CliError::Write { path: path.into(), source })
+}
+
+/// Makes names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), CliError> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| CliError::Write { path: dir.into(), source })
+}
+
+/// Removes what earlier runs did not finish; only for who holds the directory's lock.
+pub(crate) fn sweep(dir: &Path) -> Result<(), CliError> {
+    let failed = |source| CliError::Write { path: dir.into(), source };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.map_err(|source| CliError::Write { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory of a file; `.` for a bare name.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// Reads a text file of at most `limit` bytes; none if it is not there.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, CliError> {
+    use io::Read;
+
+    let failed = |source| CliError::Read { path: path.into(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = String::new();
+    file.take(limit + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > limit {
+        let reason = format!("it is over {limit} bytes long");
+        return Err(CliError::Damaged { path: path.into(), reason });
+    }
+    Ok(Some(text))
+}

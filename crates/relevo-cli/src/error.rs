@@ -1,0 +1,307 @@
+//! What can go wrong beside the errors of the libraries, and what to do about it.
+
+use std::{io, path::PathBuf};
+
+use relevo_types::{BuildId, Channel, Codename, PackageKind};
+
+/// A mistake that the command itself finds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// No maintainer's directory.
+    #[error("{} is no maintainer's directory: it has no relevo.toml", dir.display())]
+    NoHome {
+        /// Where it was looked for.
+        dir: PathBuf,
+    },
+    /// `init` into something else.
+    #[error("{} is not empty", dir.display())]
+    NotEmpty {
+        /// Which directory.
+        dir: PathBuf,
+    },
+    /// A file could not be read.
+    #[error("could not read {}", path.display())]
+    Read {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("could not write {}", path.display())]
+    Write {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// Another `relevo` works there.
+    #[error("another relevo is at work in {}", dir.display())]
+    Busy {
+        /// In which directory.
+        dir: PathBuf,
+    },
+    /// No passphrase to be had.
+    #[error("no passphrase for the keys")]
+    NoPassphrase,
+    /// Typed differently the second time.
+    #[error("the two passphrases differ")]
+    PassphrasesDiffer,
+    /// Empty, or too short to be one.
+    #[error("the passphrase is {len} characters long; at least {min} are needed")]
+    ShortPassphrase {
+        /// Its length in characters.
+        len: usize,
+        /// Least length.
+        min: usize,
+    },
+    /// The key file does not open.
+    #[error("could not open the key {}", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A key that is there already, or missing.
+    #[error("there is no key {}", path.display())]
+    NoKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A manifest is wrong.
+    #[error("{} is no valid device manifest", path.display())]
+    Manifest {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: relevo_types::ManifestError,
+    },
+    /// A manifest for another device.
+    #[error("{} is the manifest of {found}, not of {wanted}", path.display())]
+    OtherDevice {
+        /// Which file.
+        path: PathBuf,
+        /// Whose it is.
+        found: Codename,
+        /// Whose it should be.
+        wanted: Codename,
+    },
+    /// A device that was not added.
+    #[error("there is no device {codename}; known are {known}")]
+    NoDevice {
+        /// Which one.
+        codename: Codename,
+        /// The others, or `none`.
+        known: String,
+    },
+    /// The device is there with another manifest.
+    #[error("device {codename} is there already, with another manifest")]
+    DeviceExists {
+        /// Which one.
+        codename: Codename,
+    },
+    /// A build that was not imported.
+    #[error("device {codename} has no build {build}; it has {known}")]
+    NoBuild {
+        /// Which device.
+        codename: Codename,
+        /// Which build.
+        build: BuildId,
+        /// The others, or `none`.
+        known: String,
+    },
+    /// No build at all.
+    #[error("device {codename} has no builds")]
+    NoBuilds {
+        /// Which device.
+        codename: Codename,
+    },
+    /// The channel is not one of the device's.
+    #[error("device {codename} has no channel {channel}; its manifest lists {known}")]
+    NoChannel {
+        /// Which device.
+        codename: Codename,
+        /// Which channel.
+        channel: Channel,
+        /// The ones it has.
+        known: String,
+    },
+    /// The same id with other content.
+    #[error("build {build} of {codename} is imported already, with another {what}: {there} there, {given} here")]
+    BuildDiffers {
+        /// Which device.
+        codename: Codename,
+        /// Which build.
+        build: BuildId,
+        /// What differs.
+        what: String,
+        /// What was imported.
+        there: String,
+        /// What was given now.
+        given: String,
+    },
+    /// A fact about a build that nothing says.
+    #[error("nothing says the build's {what}: neither {option}, nor build.json or build.prop in {}", dir.display())]
+    UnknownFact {
+        /// Which fact.
+        what: &'static str,
+        /// The option that would say it.
+        option: &'static str,
+        /// Where the files would be.
+        dir: PathBuf,
+    },
+    /// A file beside the images is damaged.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with expected and actual.
+        reason: String,
+    },
+    /// An image is not what it was when it was imported.
+    #[error("{} has SHA-256 {actual}; it was imported with {expected}", path.display())]
+    ImageDiffers {
+        /// Which file.
+        path: PathBuf,
+        /// As imported.
+        expected: relevo_types::Sha256,
+        /// As it is.
+        actual: relevo_types::Sha256,
+    },
+    /// Two builds of different channels.
+    #[error(
+        "build {from} is of channel {from_channel}, build {to} of {to_channel}; no phone goes from one to the other"
+    )]
+    OtherChannel {
+        /// Source build.
+        from: BuildId,
+        /// Its channel.
+        from_channel: Channel,
+        /// Target build.
+        to: BuildId,
+        /// Its channel.
+        to_channel: Channel,
+    },
+    /// From a build to an older one or itself.
+    #[error("build {from} is not older than {to}; phones only go forward")]
+    NotOlder {
+        /// Source build.
+        from: BuildId,
+        /// Target build.
+        to: BuildId,
+    },
+    /// A kind of package that is not there yet.
+    #[error("kind {kind}: not in this version, which makes native packages alone")]
+    Kind {
+        /// Which kind.
+        kind: PackageKind,
+    },
+    /// The package is for another kind of file.
+    #[error("{} is not named FILE.rvp", path.display())]
+    OutName {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A delta without a source.
+    #[error("the package is a delta: it starts from {bases} images, and no --source was given")]
+    NoSource {
+        /// How many images it needs.
+        bases: usize,
+    },
+    /// Images would be made over those that they are made from.
+    #[error("--out and --source are the same directory, {}", dir.display())]
+    SameDirectory {
+        /// Which one.
+        dir: PathBuf,
+    },
+    /// The image made is not the one promised; a fault of the package.
+    #[error("partition {partition} came out with SHA-256 {actual}; the package promises {expected}")]
+    TargetDiffers {
+        /// Which partition.
+        partition: relevo_types::PartitionName,
+        /// As promised.
+        expected: relevo_types::Sha256,
+        /// As made.
+        actual: relevo_types::Sha256,
+    },
+    /// Ctrl-C.
+    #[error("stopped")]
+    Stopped,
+    /// Something is wrong, and was listed.
+    #[error("{problems} problems found")]
+    Problems {
+        /// How many.
+        problems: usize,
+    },
+    /// No device manifest has that name.
+    #[error("{text:?} is neither a device of this directory nor a file ending in .toml")]
+    NoManifest {
+        /// What was given.
+        text: String,
+    },
+}
+
+impl CliError {
+    /// What to do about it, if that can be said in general.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoHome { .. } => "make one with `relevo init DIR`, or name yours with --dir or RELEVO_DIR".to_owned(),
+            Self::NotEmpty { .. } => "give a directory that is empty or not there yet".to_owned(),
+            Self::Busy { .. } => "wait until it is done, or stop it, and try again".to_owned(),
+            Self::NoPassphrase => {
+                "give --passphrase-file FILE, set RELEVO_PASSPHRASE, or run this on a terminal to be asked".to_owned()
+            }
+            Self::ShortPassphrase { .. } => "five random words are easy to remember and hard to guess".to_owned(),
+            Self::Key { .. } => "is it the passphrase that was given to `relevo init`?".to_owned(),
+            Self::NoDevice { codename, .. } => {
+                format!("add it with `relevo device add {codename} --manifest FILE`")
+            }
+            Self::DeviceExists { codename } => {
+                format!("edit manifests/{codename}.toml and check it with `relevo device check {codename}`")
+            }
+            Self::NoBuilds { codename } => format!("import one with `relevo import DIR --device {codename}`"),
+            Self::NoChannel { codename, .. } => format!("add it to `channels` in manifests/{codename}.toml"),
+            Self::BuildDiffers { .. } => "give the new build an id of its own, with --build ID".to_owned(),
+            Self::UnknownFact { option, .. } => format!("give {option}"),
+            Self::ImageDiffers { .. } => {
+                "the disk or a program changed it; import the build again from its origin".to_owned()
+            }
+            Self::Kind { .. } => "leave --kind out, or give --kind native".to_owned(),
+            Self::OutName { .. } => "native packages end in .rvp".to_owned(),
+            Self::NoSource { .. } => "give --source DIR with the images that the phone has now".to_owned(),
+            Self::SameDirectory { .. } => "give --out a directory of its own".to_owned(),
+            Self::Read { source, .. } | Self::Write { source, .. } => return io_hint(source),
+            _ => return None,
+        })
+    }
+}
+
+/// What to do about an error of the system.
+pub(crate) fn io_hint(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Some("run it as the user whom the directory belongs to, or change its permissions".to_owned())
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room on that disk; nothing half-written was left under a final name".to_owned())
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("the disk is mounted read-only".to_owned()),
+        _ => None,
+    }
+}
+
+/// What to do about an error of the repository.
+pub(crate) fn repository_hint(error: &relevo_repo::RepoError) -> Option<String> {
+    use relevo_repo::RepoError;
+
+    Some(match error {
+        RepoError::Locked { .. } => "wait until it is done, and try again".to_owned(),
+        RepoError::NotARepository { .. } => "restore repo/ from your backup or a mirror: both are whole".to_owned(),
+        RepoError::NoSuchDevice(codename) => format!("add it with `relevo device add {codename}`"),
+        RepoError::NoSuchRole { .. } => "roles are targets, v-VENDOR and d-CODENAME".to_owned(),
+        RepoError::Read { source, .. } | RepoError::Write { source, .. } => return io_hint(source),
+        _ => return None,
+    })
+}

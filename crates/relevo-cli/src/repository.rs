@@ -1,0 +1,42 @@
+//! The repository of a maintainer's directory, and who signs in it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use relevo_meta::{Target, Trusted};
+use relevo_repo::{Repository, Signers};
+use relevo_types::TargetPath;
+
+use crate::{home::Home, session::Passphrase};
+
+/// Opens the repository.
+pub(crate) fn open(home: &Home) -> anyhow::Result<Repository> {
+    let repository = Repository::open(&home.repo())?;
+    Ok(repository.with_expiries(home.settings.expiry_days))
+}
+
+/// Its current state, verified, whatever has expired.
+pub(crate) fn current(home: &Home) -> anyhow::Result<Trusted> {
+    open(home)?.current().with_context(|| format!("could not read the repository {}", home.repo().display()))
+}
+
+/// Every target that is published.
+pub(crate) fn published(home: &Home) -> anyhow::Result<BTreeMap<TargetPath, Target>> {
+    let state = current(home)?;
+    let targets = state.devices().values().flat_map(|device| &device.targets);
+    Ok(targets.map(|(path, target)| (path.clone(), *target)).collect())
+}
+
+/// Opens the keys of the roles.
+pub(crate) fn signers(home: &Home, roles: &[String], passphrase: &Passphrase) -> anyhow::Result<Signers> {
+    let mut signers = Signers::new();
+    for role in roles {
+        signers.add(role, home.key(role, passphrase)?);
+    }
+    Ok(signers)
+}
+
+/// Whether a role is in the repository, verified or not.
+pub(crate) fn has_role(state: &Trusted, role: &str) -> bool {
+    state.roles().contains_key(role) || state.troubles().contains_key(role)
+}

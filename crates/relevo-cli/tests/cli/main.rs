@@ -1,0 +1,12 @@
+//! Every command, through the library and through the real binary.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test's world that cannot be made fails the test"
+)]
+
+mod help;
+mod ota;
+mod release;
+mod support;
+mod trouble;

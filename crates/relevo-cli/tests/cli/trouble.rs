@@ -1,0 +1,301 @@
+//! What goes wrong is named, and leaves nothing behind.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::json;
+
+use crate::support::{Machine, program, sparse};
+
+#[test]
+fn a_wrong_passphrase_names_the_key_and_changes_nothing() {
+    let machine = Machine::with_device();
+    machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
+    let home = machine.text("home");
+    let before = machine.tree("home");
+
+    for command in
+        [&["publish"][..], &["refresh"], &["device", "add", "willow", "--vendor", "oneplus", "--kind", "native"]]
+    {
+        let args = command.iter().copied().chain(["--dir", home.as_str()]);
+        let run = machine.run_with(Some("a wrong passphrase"), args).expect(1);
+        assert!(run.err.contains(".key\n"), "{}", run.err);
+        assert!(run.err.contains("hint: is it the passphrase that was given to `relevo init`?"), "{}", run.err);
+    }
+
+    assert_eq!(machine.tree("home"), before);
+}
+
+#[test]
+fn a_manifest_with_mistakes_is_explained_key_by_key() {
+    let machine = Machine::with_device();
+    let text = "codename = \"willow\"\nvendr = \"xiaomi\"\nkind = \"recovery\"\nchanels = [\"stable\"]\n\
+                [partitions]\nboot = { size = \"64 MB\" }\n";
+    fs::write(machine.path("willow.toml"), text).unwrap();
+    let file = machine.text("willow.toml");
+
+    let add = machine.at_home(["device", "add", "willow", "--manifest", &file]).expect(1);
+    let check = machine.at_home(["device", "check", &file, "ginkgo"]).expect(1);
+    let json = machine.run(["device", "check", &file, "--json"]).expect(1);
+
+    insta::assert_snapshot!(machine.masked_paths(&format!("{}\n{}{}\n{}", add.err, check.out, check.err, json.out)));
+}
+
+#[test]
+fn manifests_of_the_project_can_be_added() {
+    let machine = Machine::new();
+    machine.run(["init", &machine.text("home"), "--key-cost", "low"]).expect(0);
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
+
+    for codename in ["alioth", "ginkgo", "rpi4"] {
+        let file = format!("{dir}/{codename}.toml");
+        machine.run(["device", "check", &file]).expect(0);
+        machine.at_home(["device", "add", codename, "--manifest", &file]).expect(0);
+    }
+
+    let list = machine.at_home(["device", "list", "--json"]).expect(0).json();
+    assert_eq!(list["devices"].as_array().unwrap().len(), 3);
+    assert_eq!(machine.at_home(["device", "check"]).expect(0).out.matches("fine").count(), 3);
+    let keys: Vec<_> = machine.tree("home/keys").into_keys().filter(|name| name.starts_with("v-")).collect();
+    assert_eq!(keys.len(), 4, "one vendor key for both of xiaomi's devices: {keys:?}");
+}
+
+#[test]
+fn a_vendor_whose_key_is_elsewhere_is_not_taken_over() {
+    let machine = Machine::with_device();
+    for name in ["v-xiaomi.key", "v-xiaomi.pub"] {
+        fs::remove_file(machine.path("home/keys").join(name)).unwrap();
+    }
+
+    let run = machine.at_home(["device", "add", "alioth", "--vendor", "xiaomi", "--kind", "ab"]).expect(1);
+
+    assert!(run.err.contains("there is no key") && run.err.contains("v-xiaomi.key"), "{}", run.err);
+}
+
+#[test]
+fn a_damaged_sparse_image_is_named_and_no_build_is_left() {
+    let machine = Machine::with_device();
+    let mut bytes = sparse(&program(1, 8));
+    bytes.truncate(bytes.len() - 100);
+    let dir = machine.images("x", &[("boot", program(2, 4)), ("system", bytes)]);
+    let facts = ["--device", "ginkgo", "--build", "1", "--timestamp", "1"];
+
+    let run = machine.at_home(["import", &dir].into_iter().chain(facts)).expect(1);
+
+    assert!(run.err.contains("the sparse image") && run.err.contains("system.img"), "{}", run.err);
+    assert!(
+        machine.tree("home/builds").keys().all(|name| name.ends_with(".lock")),
+        "{:?}",
+        machine.tree("home/builds")
+    );
+    let empty = machine.images("empty", &[]);
+    let run = machine.at_home(["import", &empty].into_iter().chain(facts)).expect(1);
+    assert!(run.err.contains("holds no NAME.img"), "{}", run.err);
+}
+
+#[test]
+fn the_same_id_with_other_content_is_refused() {
+    let machine = Machine::with_device();
+    machine.at_home(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
+    let before = machine.tree("home");
+    fs::write(machine.path("build-1/boot.img"), program(9, 12)).unwrap();
+
+    let run = machine.at_home(["import", &machine.text("build-1"), "--device", "ginkgo"]).expect(1);
+
+    assert!(
+        run.err.starts_with("error: build 1 of ginkgo is imported already, with another partition boot"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("hint: give the new build an id of its own, with --build ID"), "{}", run.err);
+    assert_eq!(machine.tree("home"), before);
+}
+
+#[test]
+fn an_import_that_is_stopped_or_cut_leaves_no_build() {
+    let machine = Machine::with_device();
+    let build = machine.build(1);
+    machine.stop(true);
+    machine.at_home(["import", &build, "--device", "ginkgo"]).expect(1);
+    assert!(machine.tree("home/builds").keys().all(|name| name.ends_with(".lock")));
+    // What a cut leaves is swept away by the next import.
+    let left = machine.path("home/builds/ginkgo/.relevo-unfinished-x");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("boot.img"), "half").unwrap();
+    machine.stop(false);
+
+    machine.at_home(["import", &build, "--device", "ginkgo"]).expect(0);
+
+    assert!(!left.exists());
+    let run = machine.at_home(["device", "show", "ginkgo", "--json"]).expect(0).json();
+    assert_eq!(run["builds"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_second_command_at_the_same_device_is_told_to_wait() {
+    let machine = Machine::with_device();
+    machine.at_home(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
+    let lock = fs::File::open(machine.path("home/builds/ginkgo/.lock")).unwrap();
+    lock.lock().unwrap();
+
+    let run = machine.at_home(["delta", "ginkgo"]).expect(1);
+
+    assert!(run.err.contains("another relevo is at work in"), "{}", run.err);
+}
+
+#[test]
+fn lints_warn_and_do_not_stop() {
+    let machine = Machine::new();
+    machine.run(["init", &machine.text("home"), "--key-cost", "low"]).expect(0);
+    let manifest = "codename = \"board\"\nvendor = \"acme\"\nkind = \"native\"\n\
+                    [partitions]\nboot = { size = 8192 }\nroot = {}\n";
+    fs::write(machine.path("board.toml"), manifest).unwrap();
+    machine.at_home(["device", "add", "board", "--manifest", &machine.text("board.toml")]).expect(0);
+    let mut odd = program(1, 3);
+    odd.truncate(10_000);
+    let dir = machine.images("x", &[("boot", odd), ("extra", Vec::new())]);
+    let facts = ["--device", "board", "--no-full", "--json"];
+
+    let first = ["import", &dir, "--build", "2", "--timestamp", "200"];
+    let first = machine.at_home(first.into_iter().chain(facts)).expect(0).json();
+    let second = ["import", &dir, "--build", "1", "--timestamp", "100"];
+    let second = machine.at_home(second.into_iter().chain(facts)).expect(0).json();
+
+    let warnings = json!([
+        "boot is 10000 bytes long, no multiple of 4096",
+        "boot is 10000 bytes long; the device has room for 8192",
+        "extra is empty",
+        "extra is not among the partitions of the device's manifest",
+        "the build has no root, which the device's manifest lists",
+    ]);
+    assert_eq!(first["warnings"], warnings);
+    assert_eq!(
+        second["warnings"].as_array().unwrap().last().unwrap(),
+        "build 1 is not newer than 2, which is there already: 100 against 200; phones will not go to it"
+    );
+}
+
+#[test]
+fn facts_that_nothing_says_are_asked_for() {
+    let machine = Machine::with_device();
+    let dir = machine.images("x", &[("boot", program(1, 1))]);
+
+    let id = machine.at_home(["import", &dir, "--device", "ginkgo"]).expect(1);
+    let date = machine.at_home(["import", &dir, "--device", "ginkgo", "--build", "1"]).expect(1);
+    let far = ["import", &dir, "--device", "ginkgo", "--build", "1", "--timestamp", "1746403200000"];
+    let far = machine.at_home(far).expect(1);
+    let spl = ["import", &dir, "--device", "ginkgo", "--build", "1", "--timestamp", "1", "--spl", "May"];
+    let spl = machine.at_home(spl).expect(1);
+
+    assert!(id.err.contains("hint: give --build ID"), "{}", id.err);
+    assert!(date.err.contains("hint: give --timestamp SECONDS"), "{}", date.err);
+    assert!(far.err.contains("is it in milliseconds?"), "{}", far.err);
+    assert!(spl.err.contains("expected YYYY-MM-DD"), "{}", spl.err);
+}
+
+#[test]
+fn an_image_that_changed_since_its_import_makes_no_package() {
+    let machine = Machine::with_device();
+    machine.at_home(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
+    let image = machine.path("home/builds/ginkgo/1/system.img");
+    let mut bytes = fs::read(&image).unwrap();
+    bytes[100_000] ^= 1;
+    fs::write(&image, bytes).unwrap();
+
+    let run = machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]).expect(1);
+
+    assert!(run.err.contains("system.img has SHA-256") && run.err.contains("it was imported with"), "{}", run.err);
+    assert!(machine.tree("home/packages").is_empty());
+}
+
+#[test]
+fn unknown_devices_and_directories_are_named() {
+    let machine = Machine::with_device();
+
+    let device = machine.at_home(["device", "show", "willow"]).expect(1);
+    let publish = machine.at_home(["publish", "willow"]).expect(1);
+    let home = machine.run(["device", "list", "--dir", &machine.text("nowhere")]).expect(1);
+    let check = machine.at_home(["device", "check", "willow"]).expect(1);
+    let delta = machine.at_home(["delta", "ginkgo"]).expect(1);
+
+    for run in [&device, &publish] {
+        assert!(
+            run.err.starts_with("error: there is no device willow; known are ginkgo\nhint: add it with"),
+            "{}",
+            run.err
+        );
+    }
+    assert!(home.err.contains("nowhere is no maintainer's directory: it has no relevo.toml"), "{}", home.err);
+    assert!(check.err.contains("\"willow\" is neither a device of this directory nor a file"), "{}", check.err);
+    assert!(delta.err.contains("hint: import one with"), "{}", delta.err);
+}
+
+#[test]
+fn settings_with_mistakes_are_explained() {
+    let machine = Machine::with_device();
+    let path = machine.path("home/relevo.toml");
+    for (text, word) in [
+        ("schema = 2\n", "schema is 2; this version knows 1"),
+        ("schema = 1\nexpiry = 3\n", "unknown field `expiry`"),
+        ("schema = 1\n[expiry_days]\nroot = 0\n", "expiry_days has 0; expected 1 to 3650"),
+    ] {
+        fs::write(&path, text).unwrap();
+
+        let run = machine.at_home(["device", "list"]).expect(1);
+
+        assert!(run.err.contains("relevo.toml is damaged") && run.err.contains(word), "{}", run.err);
+    }
+}
+
+#[test]
+fn errors_of_the_disk_name_the_path() {
+    let machine = Machine::new();
+    let images = machine.images("x", &[("boot", program(1, 4))]);
+    fs::create_dir(machine.path("full")).unwrap();
+    // A file where a directory is needed is refused to every user, root included.
+    fs::write(machine.path("file"), "").unwrap();
+
+    let init = machine.run(["init", &machine.text("file/home")]).expect(1);
+    let diff = machine.run(["ota", "diff", &images, &images, "--out", &machine.text("file/x.rvp")]).expect(1);
+    let missing = machine.run(["ota", "inspect", &machine.text("none.rvp")]).expect(1);
+
+    assert!(init.err.contains("file/home"), "{}", init.err);
+    assert!(diff.err.contains("file/x.rvp"), "{}", diff.err);
+    assert!(missing.err.contains("could not read") && missing.err.contains("none.rvp"), "{}", missing.err);
+}
+
+#[test]
+fn a_directory_without_permission_is_named_with_a_hint() {
+    let machine = Machine::with_device();
+    let dir = machine.path("home/builds/ginkgo");
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o500)).unwrap();
+    // Permissions do not hold for root, and then there is nothing to see.
+    let root = fs::write(dir.join("probe"), "").is_ok();
+
+    let run = machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]);
+
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    if !root {
+        assert_eq!(run.status, 1);
+        assert!(run.err.contains("builds/ginkgo") && run.err.contains("hint: run it as the user"), "{}", run.err);
+    }
+}
+
+#[test]
+fn repo_check_finds_what_changed() {
+    let machine = Machine::with_device();
+    machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
+    machine.at_home(["publish"]).expect(0);
+    let targets = machine.tree("home/repo/targets/xiaomi/ginkgo/stable");
+    let (name, bytes) = targets.iter().find(|(name, _)| name.ends_with(".rvp")).unwrap();
+    let mut bytes = bytes.clone();
+    bytes[1000] ^= 1;
+    fs::write(machine.path("home/repo/targets/xiaomi/ginkgo/stable").join(name), bytes).unwrap();
+
+    let run = machine.at_home(["repo", "check"]).expect(1);
+    let json = machine.at_home(["repo", "check", "--json"]).expect(1).json();
+
+    assert!(run.out.contains(name.as_str()) && run.err.contains("1 problems found"), "{}{}", run.out, run.err);
+    assert_eq!(json["problems"].as_array().unwrap().len(), 1);
+    assert_eq!(json["error"]["message"], "1 problems found");
+}
