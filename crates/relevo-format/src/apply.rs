@@ -461,7 +461,9 @@ impl<'a> Bsdiff<'a> {
 
     fn run(mut self) -> Result<(), ApplyError> {
         let length = |name: &PieceName, expected| ApplyError::Length { piece: name.clone(), expected };
+        // Operations of a few bytes are gathered here: `out` may be a file, where each write is a system call.
         let mut buffer = vec![0; BUFFER];
+        let mut filled = 0;
         let mut differences = vec![0; BUFFER];
         loop {
             let op = self.ops.next_op();
@@ -476,8 +478,8 @@ impl<'a> Bsdiff<'a> {
             }
             let mut done = 0;
             while done < op.len() {
-                let step = usize::try_from(op.len() - done).unwrap_or(BUFFER).min(BUFFER);
-                let bytes = &mut buffer[..step];
+                let step = usize::try_from(op.len() - done).unwrap_or(BUFFER).min(BUFFER - filled);
+                let bytes = &mut buffer[filled..filled + step];
                 match op {
                     Op::Copy { base, start, .. } => self.read_base(base, start + done, bytes)?,
                     Op::Add { base, start, .. } => {
@@ -491,15 +493,20 @@ impl<'a> Bsdiff<'a> {
                     Op::Insert { .. } => Self::fill(self.name, Role::Extra, &mut self.extra, bytes)?,
                     Op::Zero { .. } => bytes.fill(0),
                 }
-                self.hasher.update(&*bytes);
-                let written = self.out.write_all(bytes);
-                written.map_err(|source| ApplyError::Write { piece: self.name.clone(), source })?;
                 done += step as u64;
+                filled += step;
+                if filled == BUFFER {
+                    self.hasher.update(&buffer);
+                    write(self.out, &buffer, self.name)?;
+                    filled = 0;
+                }
             }
         }
         if self.left > 0 {
             return Err(length(self.name, self.piece.len));
         }
+        let rest = &buffer[..filled];
+        self.hasher.update(rest);
         let ops = self.ops.into_input().into_inner();
         for (role, stream) in [(Role::Ops, Some(ops)), (Role::Diff, self.diff), (Role::Extra, self.extra)] {
             let Some(stream) = stream else { continue };
@@ -513,7 +520,7 @@ impl<'a> Bsdiff<'a> {
             let expected = self.piece.sha256;
             return Err(ApplyError::TargetDiffers { piece: self.name.clone(), expected, actual });
         }
-        Ok(())
+        write(self.out, rest, self.name)
     }
 
     fn fill(
@@ -533,6 +540,10 @@ impl<'a> Bsdiff<'a> {
             ApplyError::Source { partition, source }
         })
     }
+}
+
+fn write(out: &mut dyn Write, bytes: &[u8], name: &PieceName) -> Result<(), ApplyError> {
+    out.write_all(bytes).map_err(|source| ApplyError::Write { piece: name.clone(), source })
 }
 
 /// The bytes of a base that were read last.

@@ -230,3 +230,34 @@ fn a_manifest_without_partitions_makes_nothing() {
     assert_eq!(front.package_len(), front.body_offset());
     assert_eq!(Manifest::decode(&manifest.encode(), &Limits::default()).unwrap(), manifest);
 }
+
+#[test]
+fn short_operations_are_written_together() {
+    // Each was a write of its own, which is a system call where `out` is a file.
+    struct Counted(usize, usize);
+    impl io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += 1;
+            self.1 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let ops = (0..20_000).map(|at| Op::Copy { base: 0, start: at * 13 % 800, len: 7 }).collect();
+    let piece = PieceContent { bases: vec![0], ops, diff: vec![], extra: vec![], codec: Codec::Zstd };
+    let content =
+        Content { bases: vec![("boot", vec![3; 1000])], partitions: vec![("boot", vec![piece])], removed: vec![] };
+    let package = content.package();
+    let front = crate::fixture::read(&package).unwrap();
+    let open = |_: &_| Ok(Box::new(&content.bases[0].1) as Box<dyn ReadAt>);
+    let source = check_source(front.manifest(), open, |_| ControlFlow::Continue(())).unwrap();
+    let mut out = Counted(0, 0);
+
+    apply_piece(&front, 0, 0, &source, &body(&front, &package).unwrap(), &mut out).unwrap();
+
+    assert_eq!(out.1, 140_000);
+    assert!(out.0 <= 3, "{} writes", out.0);
+}

@@ -1,0 +1,103 @@
+//! Writes the inputs that the fuzzer starts from to `corpus/<target>/seed-*`; what it found besides is kept there too.
+//!
+//! `cargo run --manifest-path fuzz/Cargo.toml --example seeds`
+
+use std::{fs, io, path::Path};
+
+use relevo_format::{
+    ops::{Encoder, Op},
+    package::{Front, Manifest},
+};
+use relevo_meta::chunks::{Builder, ChunkList};
+use relevo_types::ByteLen;
+
+fn main() -> io::Result<()> {
+    let page = include_str!("../../docs/format.md");
+    let listing = page.split_once("\n### Example\n").and_then(|(_, example)| example.split_once("```text\n"));
+    let listing = listing.and_then(|(_, listing)| listing.split_once("```")).expect("the page has an example").0;
+    let hex = |row: &str| row.split_once("  ").and_then(|(_, rest)| rest.split(';').next()).unwrap_or("").to_owned();
+    let package: Vec<u8> = listing
+        .lines()
+        .flat_map(|row| hex(row).split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .map(|byte| u8::from_str_radix(&byte, 16).expect("the page has hexadecimal bytes"))
+        .collect();
+    let front = Front::read(&mut &package[..], &Default::default()).expect("the example is a package");
+    seed("front", "example", &package)?;
+    seed(
+        "front",
+        "written-again",
+        &Front::new(front.manifest().clone(), &Default::default()).expect("it was read").encode(),
+    )?;
+    seed("manifest", "example", &front.manifest().encode())?;
+    let mut full = Manifest { bases: Vec::new(), removed: Vec::new(), ..front.manifest().clone() };
+    full.partitions.remove(0);
+    full.info.from = None;
+    seed("manifest", "full", &full.encode())?;
+
+    let ops = |ops: &[Op]| {
+        let mut encoder = Encoder::new(2);
+        ops.iter().for_each(|&op| encoder.push(op));
+        encoder.finish()
+    };
+    let lists = [
+        ("copies", vec![Op::Copy { base: 0, start: 5, len: 900 }, Op::Copy { base: 1, start: 0, len: 4096 }]),
+        ("add", vec![Op::Add { base: 1, start: 100, len: 30 }, Op::Insert { len: 7 }, Op::Zero { len: 300 }]),
+        (
+            "back",
+            vec![
+                Op::Copy { base: 0, start: 4000, len: 96 },
+                Op::Add { base: 0, start: 1, len: 2 },
+                Op::Insert { len: 1 },
+            ],
+        ),
+        ("far", vec![Op::Copy { base: 0, start: u64::MAX >> 3, len: 1 << 60 }, Op::Zero { len: 1 << 60 }]),
+        ("zeros", vec![Op::Zero { len: 100_000 }]),
+    ];
+    for (name, list) in lists {
+        let bytes = ops(&list);
+        seed("ops", name, &[&[2], &bytes[..]].concat())?;
+        let sum = |wanted: fn(&Op) -> bool| list.iter().filter(|op| wanted(op)).map(|op| op.len() as usize).sum();
+        let (diff, extra): (usize, usize) =
+            (sum(|op| matches!(op, Op::Add { .. })), sum(|op| matches!(op, Op::Insert { .. })));
+        // Stored, compressed, and the first two with new bytes as a frame that is none.
+        for kinds in [0b00_00_00_00, 0b01_01_01_01, 0b10_10_01_00] {
+            let mut input = vec![kinds];
+            for len in [bytes.len(), diff, 500] {
+                input.extend(u16::try_from(len).expect("short streams").to_le_bytes());
+            }
+            input.extend_from_slice(&bytes);
+            input.extend(vec![1; diff]);
+            input.extend(vec![b'x'; extra]);
+            seed("apply", &format!("{name}-{kinds:08b}"), &input)?;
+        }
+    }
+    let frame = zstd::bulk::compress(&[b'x'; 500], 1)?;
+    let insert = ops(&[Op::Insert { len: 500 }]);
+    let mut input = vec![0b00_10_00_00, u8::try_from(insert.len()).expect("short"), 0, 0, 0];
+    input.extend(500_u16.to_le_bytes());
+    seed("apply", "frame", &[input, insert, frame].concat())?;
+
+    let word = |value: u32| value.to_le_bytes();
+    let mut sparse = b"\x3a\xff\x26\xed\x01\0\0\0\x1c\0\x0c\0".to_vec();
+    // Blocks of 8 bytes keep it small.
+    sparse.extend([8, 7, 4, 0].map(word).concat());
+    for (kind, blocks, data) in
+        [(0xcac1_u32, 2, &b"sixteen bytes...."[..16]), (0xcac2, 3, b"fill"), (0xcac4, 0, b"crc."), (0xcac3, 2, b"")]
+    {
+        sparse.extend([word(kind), word(blocks), word(12 + u32::try_from(data.len()).expect("short"))].concat());
+        sparse.extend_from_slice(data);
+    }
+    seed("sparse", "each-kind", &sparse)?;
+    seed("sparse", "empty", &[&sparse[..16], &[0; 12]].concat())?;
+
+    let list = ChunkList::for_reader(&[7; 300_000][..], ByteLen::new(300_000)).expect("it is as long as it says");
+    seed("chunks", "two", &list.encode())?;
+    let empty = Builder::new(ByteLen::ZERO, ByteLen::kib(64)).and_then(Builder::finish).expect("no bytes are fine");
+    seed("chunks", "empty", &empty.encode())
+}
+
+fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join(format!("seed-{name}")), bytes)
+}
