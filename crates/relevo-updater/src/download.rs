@@ -258,6 +258,18 @@ impl Downloader<'_> {
         chunks: &Chunks,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(PathBuf, Received), DownloadError> {
+        self.fetch(wanted, chunks, progress).map_err(|error| match error {
+            DownloadError::Storage(error) => self.stored(error, wanted.length.get()),
+            error => error,
+        })
+    }
+
+    fn fetch(
+        &self,
+        wanted: &Wanted,
+        chunks: &Chunks,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(PathBuf, Received), DownloadError> {
         let final_path = wanted.final_path(self.directory);
         let count = wanted.length.get().div_ceil(chunks.size.max(1));
         if chunks.size == 0 || chunks.length != wanted.length.get() || chunks.hashes.len() as u64 != count {
@@ -368,7 +380,7 @@ impl<'a> Run<'a> {
         }
         let resumed = present.is_some();
         let part = if resumed { storage.open(&part_path)? } else { storage.create(&part_path)? };
-        part.allocate(length).map_err(|error| downloader.stored(error, with_reserve))?;
+        part.allocate(length)?;
         if !resumed {
             part.sync()?;
             storage.sync_directory(downloader.directory)?;
@@ -699,7 +711,7 @@ impl Span<'_> {
             }
             if at == next {
                 let bytes = &buffer[..len];
-                run.part.write_at(bytes, at).map_err(|error| run.downloader.stored(error, run.list.length))?;
+                run.part.write_at(bytes, at)?;
                 chunk.hasher.update(bytes);
                 chunk.received += len as u64;
             }

@@ -276,8 +276,10 @@ impl<'a> Updater<'a> {
         let updater = Self::read(config, environment)?;
         let reality = updater.installer.observe()?;
         let settled = state::reconcile(&updater.state.phase, &reality);
-        let mut failed = updater.state.failed.clone();
-        failed.extend(settled.failed);
+        let mut state = updater.state;
+        if let Some(failed) = settled.failed {
+            state.remember_failed(failed);
+        }
         let phase = settled.phase;
         let downloads = config.state_dir.join("downloads");
         let downloaded_bytes = match &phase {
@@ -294,14 +296,21 @@ impl<'a> Updater<'a> {
             other_build: reality.other.as_ref().map(|other| other.build.clone()),
             offer: phase.offer().cloned(),
             downloaded_bytes,
-            failed,
-            last_check: updater.state.last_check,
-            last_error: updater.state.last_error,
+            failed: state.failed,
+            last_check: state.last_check,
+            last_error: state.last_error,
         })
     }
 
     fn save(&mut self) -> Result<(), UpdateError> {
         Ok(self.file.save(self.environment.storage, &self.state)?)
+    }
+
+    /// Saves what is good to know about an error; that error counts more than one of saving.
+    fn save_aside(&mut self) {
+        if let Err(error) = self.save() {
+            tracing::warn!(reason = chain(&error), "the state could not be saved");
+        }
     }
 
     fn enter(&mut self, phase: Phase) -> Result<(), UpdateError> {
@@ -361,7 +370,7 @@ impl<'a> Updater<'a> {
             Err(error) => {
                 let answer = chain(&error);
                 self.state.last_check = Some(LastCheck { at: now, answer, aside: mirrors.aside() });
-                self.save()?;
+                self.save_aside();
                 Err(error.into())
             }
         }
@@ -509,7 +518,7 @@ impl<'a> Updater<'a> {
         let (file, received) = match result {
             Ok(done) => done,
             Err(error) => {
-                self.save()?;
+                self.save_aside();
                 return Err(error);
             }
         };
@@ -559,7 +568,7 @@ impl<'a> Updater<'a> {
             if matches!(error, UpdateError::NotOffered { .. } | UpdateError::Damaged { .. }) {
                 self.state.phase = Phase::Idle;
             }
-            self.save()?;
+            self.save_aside();
         }
         result
     }
