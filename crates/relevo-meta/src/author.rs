@@ -198,10 +198,10 @@ pub fn add_signatures(bytes: &[u8], signers: &[&dyn Signer]) -> Result<Vec<u8>, 
 /// trusted it as `role` of this version. Expiry is not looked at.
 ///
 /// # Errors
-/// The [`TrustError`] of the last delegator that names the role; [`TrustError::NotPinned`] if none does.
+/// The [`TrustError`] of the last delegator that names the role; [`TrustError::Undelegated`] if none does.
 pub fn check_old(file: &str, bytes: &[u8], role: &str, version: u64, delegators: &[Vec<u8>]) -> Result<(), TrustError> {
     crate::crypto::install_crypto();
-    let mut result = Err(TrustError::NotPinned { file: "no delegating role".to_owned(), entry: role.to_owned() });
+    let mut result = Err(TrustError::Undelegated { file: file.to_owned(), role: role.to_owned() });
     for delegator in delegators {
         let (keys, role_keys) = if let Ok(root) = Metadata::<Root>::from_slice(delegator) {
             let Some(role_keys) = root.signed().role(role).cloned() else { continue };

@@ -157,6 +157,14 @@ pub enum TrustError {
         /// What is missing in it.
         entry: String,
     },
+    /// No trusted metadata gives the role any keys.
+    #[error("{file} is of the role {role:?}, to which nobody delegates")]
+    Undelegated {
+        /// The file.
+        file: String,
+        /// The role.
+        role: String,
+    },
     /// No role is responsible for the device.
     #[error("this repository has no device {vendor}/{codename}")]
     NoSuchDevice {
@@ -236,6 +244,7 @@ impl TrustError {
             Self::NoRoot
             | Self::Unmaintained { .. }
             | Self::NotPinned { .. }
+            | Self::Undelegated { .. }
             | Self::NoSuchDevice { .. }
             | Self::TooManyRoles { .. }
             | Self::PathOutsideDelegation { .. }
@@ -261,6 +270,7 @@ impl TrustError {
             | Self::WrongHash { file, .. }
             | Self::Removed { file, .. }
             | Self::NotPinned { file, .. }
+            | Self::Undelegated { file, .. }
             | Self::PathOutsideDelegation { file, .. }
             | Self::BadTarget { file, .. } => Some(file),
             Self::NoRoot

@@ -98,7 +98,8 @@ impl Repository {
     /// # Errors
     /// [`RepoError::Read`] if a directory cannot be read. Everything wrong with a file is in the report.
     pub fn check(&self, now: Timestamp) -> Result<Report, RepoError> {
-        let mut check = Check { repository: self, report: Report::default(), current: BTreeSet::new() };
+        let mut check =
+            Check { repository: self, report: Report::default(), current: BTreeSet::new(), versions: BTreeMap::new() };
         let targets = check.current_state(now)?;
         check.metadata_files()?;
         check.target_files(&targets)?;
@@ -113,6 +114,8 @@ struct Check<'a> {
     report: Report,
     /// Names of the metadata files that the current state is made of.
     current: BTreeSet<String>,
+    /// Versions of the current roles.
+    versions: BTreeMap<String, u64>,
 }
 
 impl Check<'_> {
@@ -132,8 +135,9 @@ impl Check<'_> {
             }
             Err(other) => return Err(other),
         };
-        for role in state.roles().values() {
+        for (name, role) in state.roles() {
             self.current.insert(role.file.clone());
+            self.versions.insert(name.clone(), role.version);
             if role.expires <= now {
                 self.problem(Path::new("metadata").join(&role.file), Fault::Expired(role.expires));
             }
@@ -220,8 +224,13 @@ impl Check<'_> {
                 break;
             }
         }
+        // What a cut publication wrote of a state that never came about may lack the registry above it. It is gone with
+        // the next publication.
+        let interrupted = layout::marker(self.repository.directory()).exists();
         for (name, version, role, bytes) in old {
-            if let Err(error) = author::check_old(&name, &bytes, &role, version, &delegators) {
+            if interrupted && self.versions.get(&role).is_none_or(|current| version > *current) {
+                self.report.unused += 1;
+            } else if let Err(error) = author::check_old(&name, &bytes, &role, version, &delegators) {
                 self.untrusted(error, &name);
             }
         }

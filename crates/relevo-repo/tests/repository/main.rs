@@ -1,6 +1,12 @@
 //! A repository on a real file system: publishing, checking, collecting garbage, and cutting the power.
 
 #[cfg(test)]
+mod check;
+#[cfg(test)]
+mod gc;
+#[cfg(test)]
+mod power;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod support;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use relevo_meta::{Custom, Size, author::TopRole, testing::key};
+use relevo_meta::{
+    Answer, Custom, Limits, Refresh, Scope, Size, Step, Stored, TrustError, author::TopRole, testing::key,
+};
 use relevo_repo::{NewRepository, Published, Repository, RoleKeys, Signers};
 use relevo_types::{BuildId, ByteLen, Codename, PackageKind, TargetPath, Vendor};
 
@@ -17,7 +19,9 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn empty() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Hundreds of publications with a dozen fsyncs each: in memory where there is such a place, since the cuts are
+        // played by the hook and not by the disk.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let root = directory.path().join("repo");
         let inbox = directory.path().join("inbox");
         std::fs::create_dir(&inbox).unwrap();
@@ -38,6 +42,17 @@ impl Fixture {
         publication.add_device(&vendor(), &ginkgo(), &keys("d-ginkgo")).unwrap();
         publication.commit(&signers(), fixture.now).unwrap();
         fixture
+    }
+
+    /// The same repository once more, in a directory of its own.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self { now: self.now, ..Self::empty() };
+        for (path, bytes) in self.files() {
+            let path = copy.root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        copy
     }
 
     pub(crate) fn open(&self) -> Repository {
@@ -148,4 +163,19 @@ pub(crate) fn flip(path: &Path, position: usize, mask: u8) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[position] ^= mask;
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Refreshes as ginkgo: a new phone, or one with what it stored.
+pub(crate) fn phone(fixture: &Fixture, stored: Option<Stored>) -> Result<Stored, TrustError> {
+    let read = |name: &str| std::fs::read(fixture.root.join("metadata").join(name)).ok();
+    let mut stored = stored.unwrap_or_else(|| Stored::with_root(read("1.root.json").unwrap_or_default()));
+    let scope = Scope::Device { vendor: vendor(), codename: ginkgo() };
+    let mut refresh = Refresh::start(stored.clone(), scope, fixture.now, Limits::default())?;
+    loop {
+        match refresh.next() {
+            Step::Get(request) => refresh.supply(read(&request.name).map_or(Answer::Absent, Answer::Found))?,
+            Step::Keep { name, bytes } => drop(stored.0.insert(name, bytes)),
+            Step::Done => return refresh.finish().map(|_| stored),
+        }
+    }
 }
