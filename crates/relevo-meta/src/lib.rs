@@ -5,6 +5,34 @@
 //! state. [`policy::choose`] decides from that what a phone installs. Nothing here reads files, sockets, clocks or
 //! random numbers.
 //!
+//! # Examples
+//! A phone that has followed a refresh (see [`Refresh`]) decides what to install:
+//! ```
+//! # use relevo_meta::testing::TestRepo;
+//! use relevo_meta::policy::{Choice, PhoneState, choose};
+//! use relevo_types::{BuildId, Channel, Codename, PackageKind};
+//!
+//! # let mut repo = TestRepo::new();
+//! # repo.add_device("xiaomi", "ginkgo");
+//! # repo.add_package("xiaomi/ginkgo", "stable", "", "101", 1_750_000_000, b"the whole build");
+//! # repo.add_package("xiaomi/ginkgo", "stable", "100", "101", 1_750_000_000, b"delta");
+//! # repo.publish();
+//! # let now = repo.now;
+//! # let trusted = repo.refresh(&repo.stored_root(), TestRepo::device_scope("xiaomi", "ginkgo")).result?;
+//! let device = trusted.device(&Codename::parse("ginkgo")?).ok_or("no such device")?;
+//! let phone = PhoneState {
+//!     build: BuildId::parse("100")?,
+//!     build_timestamp: "2025-01-01T00:00:00Z".parse()?,
+//!     channel: Channel::parse("stable")?,
+//!     dice: 42,
+//!     failed: Vec::new(),
+//!     kinds: vec![PackageKind::Native],
+//! };
+//! let Choice::Install(packages) = choose(device, &phone, now) else { panic!("there is a newer build") };
+//! assert_eq!(packages[0].path.file(), "ginkgo-100-to-101.rvp");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Features: `authoring` makes and signs metadata and never belongs on a phone; `testing` is a repository in memory.
 
 #[cfg(feature = "authoring")]

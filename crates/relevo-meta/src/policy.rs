@@ -201,7 +201,12 @@ impl<'a> Graph<'a> {
 
     fn is_offered(&self, package: &Package) -> bool {
         let custom = &package.custom;
-        !custom.withdrawn && self.phone.dice < custom.rollout && !self.phone.failed.contains(&custom.to)
+        !custom.withdrawn && self.dice() < custom.rollout && !self.phone.failed.contains(&custom.to)
+    }
+
+    /// The dice; one that shows more than it can still gets what everybody gets.
+    fn dice(&self) -> u8 {
+        self.phone.dice.min(99)
     }
 
     /// Why nothing leads to `build`.
@@ -216,7 +221,7 @@ impl<'a> Graph<'a> {
             return Reason::FailedBefore { build };
         }
         let rollout = standing().map(|package| package.custom.rollout).max().unwrap_or(0);
-        if self.phone.dice >= rollout {
+        if self.dice() >= rollout {
             return Reason::RolloutPending { build, rollout };
         }
         let floor = standing().filter_map(|package| package.custom.floor.as_ref()).next();

@@ -13,6 +13,21 @@
 //! .publishing    there while a publication is under way, and after one that was cut
 //! .tmp-<name>    in any directory: a file that is being written
 //! ```
+//!
+//! # Examples
+//! ```no_run
+//! use relevo_repo::Repository;
+//!
+//! # fn example(signers: relevo_repo::Signers, custom: relevo_meta::Custom, now: jiff::Timestamp)
+//! #     -> Result<(), Box<dyn std::error::Error>> {
+//! let repository = Repository::open("repo".as_ref())?;
+//! let mut publication = repository.publication()?;
+//! let path = "xiaomi/ginkgo/stable/ginkgo-101-full.rvp".parse()?;
+//! publication.add_package(&path, "packages/ginkgo-101-full.rvp".as_ref(), &custom)?;
+//! publication.commit(&signers, now)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod check;
 mod error;

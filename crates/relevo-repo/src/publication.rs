@@ -175,11 +175,12 @@ impl<'a> Publication<'a> {
         let list = list.expect("a list was asked for").encode();
         let custom = Custom { chunks: Some(chunks_path.file().to_owned()), ..custom.clone() };
 
+        // Both files are in place before either is listed, so that an error leaves nothing half said.
         let chunks = Target::of(&list);
-        let list = Source { path: file, bytes: Some(&list) };
-        let chunks_changed = self.put_target(&chunks_path, chunks, &json!({"kind": "chunks"}), &list)?;
-        let source = Source { path: file, bytes: None };
-        let changed = self.put_target(path, target, &custom.to_value(), &source)?;
+        self.store(&chunks_path, chunks, &Source { path: file, bytes: Some(&list) })?;
+        self.store(path, target, &Source { path: file, bytes: None })?;
+        let chunks_changed = self.put_target(&chunks_path, chunks, &json!({"kind": "chunks"}))?;
+        let changed = self.put_target(path, target, &custom.to_value())?;
         Ok(Added { target, changed: changed || chunks_changed })
     }
 
@@ -190,7 +191,8 @@ impl<'a> Publication<'a> {
     /// [`RepoError::Write`].
     pub fn add_target(&mut self, path: &TargetPath, file: &Path, custom: &Value) -> Result<Added, RepoError> {
         let (target, _) = hash(file, false)?;
-        let changed = self.put_target(path, target, custom, &Source { path: file, bytes: None })?;
+        self.store(path, target, &Source { path: file, bytes: None })?;
+        let changed = self.put_target(path, target, custom)?;
         Ok(Added { target, changed })
     }
 
@@ -430,29 +432,22 @@ impl<'a> Publication<'a> {
         Ok(&self.devices[codename])
     }
 
-    /// Lists a target and puts its file in place; says whether that changed anything.
-    fn put_target(
-        &mut self,
-        path: &TargetPath,
-        target: Target,
-        custom: &Value,
-        source: &Source<'_>,
-    ) -> Result<bool, RepoError> {
+    /// Lists a target whose file is in place; says whether that changed anything.
+    fn put_target(&mut self, path: &TargetPath, target: Target, custom: &Value) -> Result<bool, RepoError> {
         let role = device_role(path);
         let device = self.device(path)?;
-        if device.target(path).is_some_and(|(listed, _)| listed != target) {
-            return Err(RepoError::OtherContent { path: Box::new(path.clone()) });
-        }
         let changed = device.put_target(path, target, custom).map_err(RepoError::author(&role))?;
         if changed {
             self.changed.insert(role);
         }
-        self.store(path, target, source)?;
         Ok(changed)
     }
 
     /// Copies a target's file to its final name, unless it is there.
     fn store(&mut self, path: &TargetPath, target: Target, source: &Source<'_>) -> Result<(), RepoError> {
+        if self.device(path)?.target(path).is_some_and(|(listed, _)| listed != target) {
+            return Err(RepoError::OtherContent { path: Box::new(path.clone()) });
+        }
         let to = self.repository.targets_dir().join(path.consistent(&target.sha256));
         // A file only gets such a name once it was hashed and made durable.
         if fs::metadata(&to).is_ok_and(|found| found.len() == target.length.get()) {

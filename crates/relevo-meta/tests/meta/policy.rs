@@ -173,6 +173,8 @@ fn the_phones_own_dice_decide_on_a_rollout() {
     assert_eq!(dice(49), install(&[staged]));
     assert_eq!(dice(50), nothing(Reason::RolloutPending { build: build("5"), rollout: 50 }));
     assert_eq!(dice(255), nothing(Reason::RolloutPending { build: build("5"), rollout: 50 }));
+    let everybody = self::device(vec![package(0, 5, 10)]);
+    assert_eq!(choose(&everybody, &PhoneState { dice: 255, ..phone(1) }, now()), install(&[package(0, 5, 10)]));
 }
 
 #[test]

@@ -215,6 +215,15 @@ fn an_answer_that_nobody_asked_for_is_misuse() {
     assert!(matches!(nothing, Err(TrustError::NoRoot)));
 }
 
+#[test]
+fn a_trusted_state_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+
+    shared::<relevo_meta::Trusted>();
+    shared::<Refresh>();
+    shared::<TrustError>();
+}
+
 // Rollback.
 
 #[test]
