@@ -11,8 +11,10 @@ use tempfile::NamedTempFile;
 
 use crate::error::CliError;
 
-/// How names of unfinished files and directories start; whoever works in a directory may remove older ones.
+/// How names of unfinished files and directories start.
 pub(crate) const UNFINISHED: &str = ".relevo-unfinished-";
+/// How they start with all that we call: `relevo-delta` has a name of its own behind it.
+const OURS: &str = ".relevo-";
 
 /// Mode of files that anybody may read; the user's umask takes away from it.
 pub(crate) const PUBLIC: u32 = 0o666;
@@ -86,7 +88,7 @@ pub(crate) fn sweep(dir: &Path) -> Result<(), CliError> {
     let failed = |source| CliError::Write { path: dir.into(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+        if entry.file_name().to_string_lossy().starts_with(OURS) {
             let path = entry.path();
             let removed = match entry.file_type() {
                 Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),

@@ -198,8 +198,8 @@ pub enum CliError {
         /// Which kind.
         kind: PackageKind,
     },
-    /// The package is for another kind of file.
-    #[error("{} is not named FILE.rvp", path.display())]
+    /// A name that says another kind of package.
+    #[error("{} is named as a package of kind ab or block: not in this version, which makes native packages alone", path.display())]
     OutName {
         /// Which file.
         path: PathBuf,

@@ -53,6 +53,16 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
         Some(there) => {
             build.partitions = hash_all(session, &build, &images, &paths)?;
             same(there, &build)?;
+            if (&there.version, there.sdk, &there.spl) != (&build.version, build.sdk, &build.spl) {
+                session.warn(format!(
+                    "build {} keeps what was said of it first: version {}, SDK {}, patch level {}",
+                    there.build,
+                    there.version,
+                    there.sdk.map_or("unknown".to_owned(), |sdk| sdk.to_string()),
+                    there.spl.as_deref().unwrap_or("unknown")
+                ));
+            }
+            build = there.clone();
             "already imported"
         }
         None => {
@@ -81,9 +91,11 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
     if let Some(full) = &full {
         text += &outcome_line(full);
     }
-    let next = match existing.is_empty() {
-        true => "next: relevo publish\n".to_owned(),
-        false => format!("next: relevo delta {}, then relevo publish\n", build.device),
+    let older = existing.iter().any(|other| other.build != build.build);
+    let next = match (older, &full) {
+        (true, _) => format!("next: relevo delta {}, then relevo publish\n", build.device),
+        (false, Some(full)) if full.state != "already published" => "next: relevo publish\n".to_owned(),
+        (false, _) => "next: relevo import the next build\n".to_owned(),
     };
     let answer = Imported {
         device: build.device.clone(),

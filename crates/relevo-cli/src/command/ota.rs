@@ -282,7 +282,7 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
     if args.kind != PackageKind::Native {
         return Err(CliError::Kind { kind: args.kind }.into());
     }
-    if args.out.extension().is_none_or(|extension| extension != "rvp") {
+    if args.out.extension().is_some_and(|extension| extension == "zip" || extension == "bin") {
         return Err(CliError::OutName { path: args.out.clone() }.into());
     }
     let signers = keys::open_files(session, &args.key, &args.passphrase)?;

@@ -57,15 +57,15 @@ fn a_full_package_needs_no_source() {
 
     // An empty directory is a mistake more often than a wish, so a full package is made by `relevo import` alone.
     machine.run(["ota", "diff", &machine.text("empty"), &new, "--out", &package]).expect(1);
-    let home = Machine::with_device();
-    home.at_home(["import", &home.build(1), "--device", "ginkgo"]).expect(0);
-    let made = home.text("home/packages/ginkgo/stable/ginkgo-1-full.rvp");
-    home.run(["ota", "apply", &made, "--out", &out]).expect(0);
+    let desk = Machine::with_device();
+    desk.at_desk(["import", &desk.build(1), "--device", "ginkgo"]).expect(0);
+    let made = desk.text("desk/packages/ginkgo/stable/ginkgo-1-full.rvp");
+    desk.run(["ota", "apply", &made, "--out", &out]).expect(0);
 
     let images = |dir: &str, machine: &Machine| {
         machine.tree(dir).into_iter().filter(|(name, _)| name.ends_with(".img")).collect::<Vec<_>>()
     };
-    assert_eq!(images("out", &machine), images("build-1", &home));
+    assert_eq!(images("out", &machine), images("build-1", &desk));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn signatures_count_by_threshold() {
 fn a_signed_package_can_be_made_in_one_go_with_a_key_of_init() {
     let machine = Machine::with_device();
     let [old, new] = two_builds(&machine);
-    let (package, key) = (machine.text("x.rvp"), machine.text("home/keys/d-ginkgo"));
+    let (package, key) = (machine.text("x.rvp"), machine.text("desk/keys/d-ginkgo"));
     let (private, public) = (format!("{key}.key"), format!("{key}.pub"));
 
     machine.run(["ota", "diff", &old, &new, "--out", &package, "--key", &private]).expect(0);
@@ -203,7 +203,7 @@ fn kinds_of_later_versions_are_named() {
         assert!(run.err.starts_with(&format!("error: kind {kind}: not in this version")), "{}", run.err);
     }
     let run = machine.run(["ota", "diff", &old, &new, "--out", "x.zip"]).expect(1);
-    assert!(run.err.contains("x.zip is not named FILE.rvp"), "{}", run.err);
+    assert!(run.err.contains("x.zip is named as a package of kind ab or block"), "{}", run.err);
 }
 
 #[test]

@@ -55,12 +55,12 @@ impl Machine {
         }
     }
 
-    /// With a directory `home` made by `init`, and the device `ginkgo`.
+    /// With a directory `desk` made by `init`, and the device `ginkgo`.
     pub(crate) fn with_device() -> Self {
         let machine = Self::new();
-        machine.run(["init", machine.text("home").as_str(), "--key-cost", "low"]).expect(0);
+        machine.run(["init", machine.text("desk").as_str(), "--key-cost", "low"]).expect(0);
         let add = ["device", "add", "ginkgo", "--vendor", "xiaomi", "--kind", "native", "--channel", "stable"];
-        machine.at_home(add.into_iter().chain(["--channel", "beta"])).expect(0);
+        machine.at_desk(add.into_iter().chain(["--channel", "beta"])).expect(0);
         machine
     }
 
@@ -88,9 +88,9 @@ impl Machine {
     }
 
     /// The same with `--dir` of the directory that `init` made.
-    pub(crate) fn at_home<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
+    pub(crate) fn at_desk<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
         let mut all: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        all.extend(["--dir".to_owned(), self.text("home")]);
+        all.extend(["--dir".to_owned(), self.text("desk")]);
         self.run(all.iter().map(String::as_str))
     }
 
@@ -174,20 +174,25 @@ impl Machine {
 }
 
 pub(crate) fn binary<'a>(dir: &Path, args: impl IntoIterator<Item = &'a str>) -> Run {
-    let output = Command::new(env!("CARGO_BIN_EXE_relevo"))
-        .args(args)
-        .current_dir(dir)
-        .env_remove("RELEVO_DIR")
-        .env_remove("COLUMNS")
-        .env("RELEVO_PASSPHRASE", PASSPHRASE)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = command(dir, args).output().unwrap();
     Run {
         status: u8::try_from(output.status.code().unwrap()).unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// The real binary, not yet started.
+pub(crate) fn command<'a>(dir: &Path, args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relevo"));
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_remove("RELEVO_DIR")
+        .env_remove("COLUMNS")
+        .env("RELEVO_PASSPHRASE", PASSPHRASE)
+        .stdin(Stdio::null());
+    command
 }
 
 fn walk(root: &Path, dir: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
@@ -253,7 +258,8 @@ pub(crate) fn mask_counts(value: &mut Value) {
                 if key == "operations" || key == "streams" {
                     *value = Value::from("[by kind]");
                 }
-                let counted = ["count", "raw", "stored", "memory", "pieces"].contains(&key.as_str());
+                let counted = ["count", "raw", "stored", "memory", "pieces", "copied", "added", "inserted", "zeros"]
+                    .contains(&key.as_str());
                 match value {
                     Value::Number(_) if counted || key == "bytes" => *value = Value::from("[number]"),
                     Value::String(text) if key == "sha256" => *text = "[sha256]".to_owned(),

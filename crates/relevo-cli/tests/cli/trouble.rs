@@ -1,28 +1,33 @@
 //! What goes wrong is named, and leaves nothing behind.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
-use crate::support::{Machine, program, sparse};
+use crate::support::{Machine, command, program, sparse};
 
 #[test]
 fn a_wrong_passphrase_names_the_key_and_changes_nothing() {
     let machine = Machine::with_device();
-    machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
-    let home = machine.text("home");
-    let before = machine.tree("home");
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
+    let desk = machine.text("desk");
+    let before = machine.tree("desk");
 
     for command in
         [&["publish"][..], &["refresh"], &["device", "add", "willow", "--vendor", "oneplus", "--kind", "native"]]
     {
-        let args = command.iter().copied().chain(["--dir", home.as_str()]);
+        let args = command.iter().copied().chain(["--dir", desk.as_str()]);
         let run = machine.run_with(Some("a wrong passphrase"), args).expect(1);
         assert!(run.err.contains(".key\n"), "{}", run.err);
         assert!(run.err.contains("hint: is it the passphrase that was given to `relevo init`?"), "{}", run.err);
     }
 
-    assert_eq!(machine.tree("home"), before);
+    assert_eq!(machine.tree("desk"), before);
 }
 
 #[test]
@@ -33,8 +38,8 @@ fn a_manifest_with_mistakes_is_explained_key_by_key() {
     fs::write(machine.path("willow.toml"), text).unwrap();
     let file = machine.text("willow.toml");
 
-    let add = machine.at_home(["device", "add", "willow", "--manifest", &file]).expect(1);
-    let check = machine.at_home(["device", "check", &file, "ginkgo"]).expect(1);
+    let add = machine.at_desk(["device", "add", "willow", "--manifest", &file]).expect(1);
+    let check = machine.at_desk(["device", "check", &file, "ginkgo"]).expect(1);
     let json = machine.run(["device", "check", &file, "--json"]).expect(1);
 
     insta::assert_snapshot!(machine.masked_paths(&format!("{}\n{}{}\n{}", add.err, check.out, check.err, json.out)));
@@ -43,19 +48,19 @@ fn a_manifest_with_mistakes_is_explained_key_by_key() {
 #[test]
 fn manifests_of_the_project_can_be_added() {
     let machine = Machine::new();
-    machine.run(["init", &machine.text("home"), "--key-cost", "low"]).expect(0);
+    machine.run(["init", &machine.text("desk"), "--key-cost", "low"]).expect(0);
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
 
     for codename in ["alioth", "ginkgo", "rpi4"] {
         let file = format!("{dir}/{codename}.toml");
         machine.run(["device", "check", &file]).expect(0);
-        machine.at_home(["device", "add", codename, "--manifest", &file]).expect(0);
+        machine.at_desk(["device", "add", codename, "--manifest", &file]).expect(0);
     }
 
-    let list = machine.at_home(["device", "list", "--json"]).expect(0).json();
+    let list = machine.at_desk(["device", "list", "--json"]).expect(0).json();
     assert_eq!(list["devices"].as_array().unwrap().len(), 3);
-    assert_eq!(machine.at_home(["device", "check"]).expect(0).out.matches("fine").count(), 3);
-    let keys: Vec<_> = machine.tree("home/keys").into_keys().filter(|name| name.starts_with("v-")).collect();
+    assert_eq!(machine.at_desk(["device", "check"]).expect(0).out.matches("fine").count(), 3);
+    let keys: Vec<_> = machine.tree("desk/keys").into_keys().filter(|name| name.starts_with("v-")).collect();
     assert_eq!(keys.len(), 4, "one vendor key for both of xiaomi's devices: {keys:?}");
 }
 
@@ -63,10 +68,10 @@ fn manifests_of_the_project_can_be_added() {
 fn a_vendor_whose_key_is_elsewhere_is_not_taken_over() {
     let machine = Machine::with_device();
     for name in ["v-xiaomi.key", "v-xiaomi.pub"] {
-        fs::remove_file(machine.path("home/keys").join(name)).unwrap();
+        fs::remove_file(machine.path("desk/keys").join(name)).unwrap();
     }
 
-    let run = machine.at_home(["device", "add", "alioth", "--vendor", "xiaomi", "--kind", "ab"]).expect(1);
+    let run = machine.at_desk(["device", "add", "alioth", "--vendor", "xiaomi", "--kind", "ab"]).expect(1);
 
     assert!(run.err.contains("there is no key") && run.err.contains("v-xiaomi.key"), "{}", run.err);
 }
@@ -79,27 +84,27 @@ fn a_damaged_sparse_image_is_named_and_no_build_is_left() {
     let dir = machine.images("x", &[("boot", program(2, 4)), ("system", bytes)]);
     let facts = ["--device", "ginkgo", "--build", "1", "--timestamp", "1"];
 
-    let run = machine.at_home(["import", &dir].into_iter().chain(facts)).expect(1);
+    let run = machine.at_desk(["import", &dir].into_iter().chain(facts)).expect(1);
 
     assert!(run.err.contains("the sparse image") && run.err.contains("system.img"), "{}", run.err);
     assert!(
-        machine.tree("home/builds").keys().all(|name| name.ends_with(".lock")),
+        machine.tree("desk/builds").keys().all(|name| name.ends_with(".lock")),
         "{:?}",
-        machine.tree("home/builds")
+        machine.tree("desk/builds")
     );
     let empty = machine.images("empty", &[]);
-    let run = machine.at_home(["import", &empty].into_iter().chain(facts)).expect(1);
+    let run = machine.at_desk(["import", &empty].into_iter().chain(facts)).expect(1);
     assert!(run.err.contains("holds no NAME.img"), "{}", run.err);
 }
 
 #[test]
 fn the_same_id_with_other_content_is_refused() {
     let machine = Machine::with_device();
-    machine.at_home(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
-    let before = machine.tree("home");
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
+    let before = machine.tree("desk");
     fs::write(machine.path("build-1/boot.img"), program(9, 12)).unwrap();
 
-    let run = machine.at_home(["import", &machine.text("build-1"), "--device", "ginkgo"]).expect(1);
+    let run = machine.at_desk(["import", &machine.text("build-1"), "--device", "ginkgo"]).expect(1);
 
     assert!(
         run.err.starts_with("error: build 1 of ginkgo is imported already, with another partition boot"),
@@ -107,7 +112,7 @@ fn the_same_id_with_other_content_is_refused() {
         run.err
     );
     assert!(run.err.contains("hint: give the new build an id of its own, with --build ID"), "{}", run.err);
-    assert_eq!(machine.tree("home"), before);
+    assert_eq!(machine.tree("desk"), before);
 }
 
 #[test]
@@ -115,29 +120,29 @@ fn an_import_that_is_stopped_or_cut_leaves_no_build() {
     let machine = Machine::with_device();
     let build = machine.build(1);
     machine.stop(true);
-    machine.at_home(["import", &build, "--device", "ginkgo"]).expect(1);
-    assert!(machine.tree("home/builds").keys().all(|name| name.ends_with(".lock")));
+    machine.at_desk(["import", &build, "--device", "ginkgo"]).expect(1);
+    assert!(machine.tree("desk/builds").keys().all(|name| name.ends_with(".lock")));
     // What a cut leaves is swept away by the next import.
-    let left = machine.path("home/builds/ginkgo/.relevo-unfinished-x");
+    let left = machine.path("desk/builds/ginkgo/.relevo-unfinished-x");
     fs::create_dir_all(&left).unwrap();
     fs::write(left.join("boot.img"), "half").unwrap();
     machine.stop(false);
 
-    machine.at_home(["import", &build, "--device", "ginkgo"]).expect(0);
+    machine.at_desk(["import", &build, "--device", "ginkgo"]).expect(0);
 
     assert!(!left.exists());
-    let run = machine.at_home(["device", "show", "ginkgo", "--json"]).expect(0).json();
+    let run = machine.at_desk(["device", "show", "ginkgo", "--json"]).expect(0).json();
     assert_eq!(run["builds"].as_array().unwrap().len(), 1);
 }
 
 #[test]
 fn a_second_command_at_the_same_device_is_told_to_wait() {
     let machine = Machine::with_device();
-    machine.at_home(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
-    let lock = fs::File::open(machine.path("home/builds/ginkgo/.lock")).unwrap();
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
+    let lock = fs::File::open(machine.path("desk/builds/ginkgo/.lock")).unwrap();
     lock.lock().unwrap();
 
-    let run = machine.at_home(["delta", "ginkgo"]).expect(1);
+    let run = machine.at_desk(["delta", "ginkgo"]).expect(1);
 
     assert!(run.err.contains("another relevo is at work in"), "{}", run.err);
 }
@@ -145,20 +150,20 @@ fn a_second_command_at_the_same_device_is_told_to_wait() {
 #[test]
 fn lints_warn_and_do_not_stop() {
     let machine = Machine::new();
-    machine.run(["init", &machine.text("home"), "--key-cost", "low"]).expect(0);
+    machine.run(["init", &machine.text("desk"), "--key-cost", "low"]).expect(0);
     let manifest = "codename = \"board\"\nvendor = \"acme\"\nkind = \"native\"\n\
                     [partitions]\nboot = { size = 8192 }\nroot = {}\n";
     fs::write(machine.path("board.toml"), manifest).unwrap();
-    machine.at_home(["device", "add", "board", "--manifest", &machine.text("board.toml")]).expect(0);
+    machine.at_desk(["device", "add", "board", "--manifest", &machine.text("board.toml")]).expect(0);
     let mut odd = program(1, 3);
     odd.truncate(10_000);
     let dir = machine.images("x", &[("boot", odd), ("extra", Vec::new())]);
     let facts = ["--device", "board", "--no-full", "--json"];
 
     let first = ["import", &dir, "--build", "2", "--timestamp", "200"];
-    let first = machine.at_home(first.into_iter().chain(facts)).expect(0).json();
+    let first = machine.at_desk(first.into_iter().chain(facts)).expect(0).json();
     let second = ["import", &dir, "--build", "1", "--timestamp", "100"];
-    let second = machine.at_home(second.into_iter().chain(facts)).expect(0).json();
+    let second = machine.at_desk(second.into_iter().chain(facts)).expect(0).json();
 
     let warnings = json!([
         "boot is 10000 bytes long, no multiple of 4096",
@@ -179,12 +184,12 @@ fn facts_that_nothing_says_are_asked_for() {
     let machine = Machine::with_device();
     let dir = machine.images("x", &[("boot", program(1, 1))]);
 
-    let id = machine.at_home(["import", &dir, "--device", "ginkgo"]).expect(1);
-    let date = machine.at_home(["import", &dir, "--device", "ginkgo", "--build", "1"]).expect(1);
+    let id = machine.at_desk(["import", &dir, "--device", "ginkgo"]).expect(1);
+    let date = machine.at_desk(["import", &dir, "--device", "ginkgo", "--build", "1"]).expect(1);
     let far = ["import", &dir, "--device", "ginkgo", "--build", "1", "--timestamp", "1746403200000"];
-    let far = machine.at_home(far).expect(1);
+    let far = machine.at_desk(far).expect(1);
     let spl = ["import", &dir, "--device", "ginkgo", "--build", "1", "--timestamp", "1", "--spl", "May"];
-    let spl = machine.at_home(spl).expect(1);
+    let spl = machine.at_desk(spl).expect(1);
 
     assert!(id.err.contains("hint: give --build ID"), "{}", id.err);
     assert!(date.err.contains("hint: give --timestamp SECONDS"), "{}", date.err);
@@ -195,27 +200,27 @@ fn facts_that_nothing_says_are_asked_for() {
 #[test]
 fn an_image_that_changed_since_its_import_makes_no_package() {
     let machine = Machine::with_device();
-    machine.at_home(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
-    let image = machine.path("home/builds/ginkgo/1/system.img");
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo", "--no-full"]).expect(0);
+    let image = machine.path("desk/builds/ginkgo/1/system.img");
     let mut bytes = fs::read(&image).unwrap();
     bytes[100_000] ^= 1;
     fs::write(&image, bytes).unwrap();
 
-    let run = machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]).expect(1);
+    let run = machine.at_desk(["import", &machine.build(1), "--device", "ginkgo"]).expect(1);
 
     assert!(run.err.contains("system.img has SHA-256") && run.err.contains("it was imported with"), "{}", run.err);
-    assert!(machine.tree("home/packages").is_empty());
+    assert!(machine.tree("desk/packages").is_empty());
 }
 
 #[test]
 fn unknown_devices_and_directories_are_named() {
     let machine = Machine::with_device();
 
-    let device = machine.at_home(["device", "show", "willow"]).expect(1);
-    let publish = machine.at_home(["publish", "willow"]).expect(1);
-    let home = machine.run(["device", "list", "--dir", &machine.text("nowhere")]).expect(1);
-    let check = machine.at_home(["device", "check", "willow"]).expect(1);
-    let delta = machine.at_home(["delta", "ginkgo"]).expect(1);
+    let device = machine.at_desk(["device", "show", "willow"]).expect(1);
+    let publish = machine.at_desk(["publish", "willow"]).expect(1);
+    let desk = machine.run(["device", "list", "--dir", &machine.text("nowhere")]).expect(1);
+    let check = machine.at_desk(["device", "check", "willow"]).expect(1);
+    let delta = machine.at_desk(["delta", "ginkgo"]).expect(1);
 
     for run in [&device, &publish] {
         assert!(
@@ -224,7 +229,7 @@ fn unknown_devices_and_directories_are_named() {
             run.err
         );
     }
-    assert!(home.err.contains("nowhere is no maintainer's directory: it has no relevo.toml"), "{}", home.err);
+    assert!(desk.err.contains("nowhere is no maintainer's directory: it has no relevo.toml"), "{}", desk.err);
     assert!(check.err.contains("\"willow\" is neither a device of this directory nor a file"), "{}", check.err);
     assert!(delta.err.contains("hint: import one with"), "{}", delta.err);
 }
@@ -232,7 +237,7 @@ fn unknown_devices_and_directories_are_named() {
 #[test]
 fn settings_with_mistakes_are_explained() {
     let machine = Machine::with_device();
-    let path = machine.path("home/relevo.toml");
+    let path = machine.path("desk/relevo.toml");
     for (text, word) in [
         ("schema = 2\n", "schema is 2; this version knows 1"),
         ("schema = 1\nexpiry = 3\n", "unknown field `expiry`"),
@@ -240,7 +245,7 @@ fn settings_with_mistakes_are_explained() {
     ] {
         fs::write(&path, text).unwrap();
 
-        let run = machine.at_home(["device", "list"]).expect(1);
+        let run = machine.at_desk(["device", "list"]).expect(1);
 
         assert!(run.err.contains("relevo.toml is damaged") && run.err.contains(word), "{}", run.err);
     }
@@ -254,11 +259,11 @@ fn errors_of_the_disk_name_the_path() {
     // A file where a directory is needed is refused to every user, root included.
     fs::write(machine.path("file"), "").unwrap();
 
-    let init = machine.run(["init", &machine.text("file/home")]).expect(1);
+    let init = machine.run(["init", &machine.text("file/desk")]).expect(1);
     let diff = machine.run(["ota", "diff", &images, &images, "--out", &machine.text("file/x.rvp")]).expect(1);
     let missing = machine.run(["ota", "inspect", &machine.text("none.rvp")]).expect(1);
 
-    assert!(init.err.contains("file/home"), "{}", init.err);
+    assert!(init.err.contains("file/desk"), "{}", init.err);
     assert!(diff.err.contains("file/x.rvp"), "{}", diff.err);
     assert!(missing.err.contains("could not read") && missing.err.contains("none.rvp"), "{}", missing.err);
 }
@@ -266,13 +271,13 @@ fn errors_of_the_disk_name_the_path() {
 #[test]
 fn a_directory_without_permission_is_named_with_a_hint() {
     let machine = Machine::with_device();
-    let dir = machine.path("home/builds/ginkgo");
+    let dir = machine.path("desk/builds/ginkgo");
     fs::create_dir_all(&dir).unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o500)).unwrap();
     // Permissions do not hold for root, and then there is nothing to see.
     let root = fs::write(dir.join("probe"), "").is_ok();
 
-    let run = machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]);
+    let run = machine.at_desk(["import", &machine.build(1), "--device", "ginkgo"]);
 
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
     if !root {
@@ -284,18 +289,74 @@ fn a_directory_without_permission_is_named_with_a_hint() {
 #[test]
 fn repo_check_finds_what_changed() {
     let machine = Machine::with_device();
-    machine.at_home(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
-    machine.at_home(["publish"]).expect(0);
-    let targets = machine.tree("home/repo/targets/xiaomi/ginkgo/stable");
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
+    machine.at_desk(["publish"]).expect(0);
+    let targets = machine.tree("desk/repo/targets/xiaomi/ginkgo/stable");
     let (name, bytes) = targets.iter().find(|(name, _)| name.ends_with(".rvp")).unwrap();
     let mut bytes = bytes.clone();
     bytes[1000] ^= 1;
-    fs::write(machine.path("home/repo/targets/xiaomi/ginkgo/stable").join(name), bytes).unwrap();
+    fs::write(machine.path("desk/repo/targets/xiaomi/ginkgo/stable").join(name), bytes).unwrap();
 
-    let run = machine.at_home(["repo", "check"]).expect(1);
-    let json = machine.at_home(["repo", "check", "--json"]).expect(1).json();
+    let run = machine.at_desk(["repo", "check"]).expect(1);
+    let json = machine.at_desk(["repo", "check", "--json"]).expect(1).json();
 
     assert!(run.out.contains(name.as_str()) && run.err.contains("1 problems found"), "{}{}", run.out, run.err);
     assert_eq!(json["problems"].as_array().unwrap().len(), 1);
     assert_eq!(json["error"]["message"], "1 problems found");
+}
+
+#[test]
+fn a_killed_import_leaves_the_build_whole_or_not_at_all() {
+    let machine = Machine::with_device();
+    let images = [("system", program(1, 4_000)), ("vendor", program(2, 4_000))];
+    let dir = machine.images("big", &images);
+    let args = ["import", &dir, "--device", "ginkgo", "--build", "1", "--timestamp", "1", "--no-full", "--dir", "desk"];
+    let builds = machine.path("desk/builds/ginkgo");
+    let unfinished = |wanted: usize| {
+        let names = fs::read_dir(&builds).into_iter().flatten().map(|entry| entry.unwrap());
+        let started = names.filter(|entry| entry.file_name().to_str().unwrap().starts_with(".relevo-"));
+        started.flat_map(|entry| fs::read_dir(entry.path()).into_iter().flatten()).count() >= wanted
+    };
+
+    for files in [0, 1, 2] {
+        let mut child = command(&machine.path(""), args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while child.try_wait().unwrap().is_none() && !unfinished(files) {
+            assert!(Instant::now() < deadline, "import neither ended nor started file {files}");
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        if builds.join("1").exists() {
+            assert_eq!(fs::read(builds.join("1/vendor.img")).unwrap(), images[1].1);
+            assert!(builds.join("1/build.json").exists());
+        }
+    }
+
+    machine.at_desk(args[..9].iter().copied()).expect(0);
+    assert_eq!(fs::read(builds.join("1/system.img")).unwrap(), images[0].1);
+    let mut names: Vec<_> = fs::read_dir(&builds).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".lock", "1"]);
+}
+
+#[test]
+fn what_a_killed_delta_left_is_swept_away() {
+    let machine = Machine::with_device();
+    for number in [1, 2] {
+        machine.at_desk(["import", &machine.build(number), "--device", "ginkgo", "--no-full"]).expect(0);
+    }
+    let dir = machine.path("desk/packages/ginkgo/stable");
+    fs::create_dir_all(&dir).unwrap();
+    for name in [".relevo-x1y2z3", "ginkgo-1-to-2.rvp"] {
+        fs::write(dir.join(name), "half").unwrap();
+    }
+
+    machine.at_desk(["publish"]).expect(0);
+    let delta = machine.at_desk(["delta", "ginkgo", "--json"]).expect(0).json();
+
+    assert_eq!(delta["packages"][0]["state"], "made");
+    assert!(!dir.join(".relevo-x1y2z3").exists());
+    machine.run(["ota", "verify", dir.join("ginkgo-1-to-2.rvp").to_str().unwrap()]).expect(0);
 }
