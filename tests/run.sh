@@ -34,7 +34,7 @@ step_shell() {
         bash -n "$script"
         if command -v shellcheck >/dev/null; then shellcheck --external-sources "$script"; fi
         echo "ok: $script"
-    done < <(find .ci deploy tests fuzz -name target -prune -o -type f \( -name '*.sh' -o -path '.ci/run' \) -print | sort)
+    done < <(find . \( -name target -o -name .git \) -prune -o -type f \( -name '*.sh' -o -path ./.ci/run \) -print | sort)
 }
 
 step_format() { cargo fmt --all --check; }

@@ -153,7 +153,7 @@ fn a_package_does_not_depend_on_the_number_of_threads() {
     images::write(&new, &second);
 
     let packages = ["1", "2", "7"].map(|threads| {
-        let package = base.path().join(threads);
+        let package = base.path().join(format!("{threads}.rvp"));
         let words =
             ["ota", "diff", text(&old), text(&new), "--level", "3", "--threads", threads, "--out", text(&package)];
         relevo(&words).ok();
