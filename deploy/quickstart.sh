@@ -8,7 +8,7 @@
 # --once         end after the table, instead of leaving the server running until Ctrl-C
 # --port N       the server's port (default 8787)
 # --work DIR     where everything is made (default target/quickstart); what is there from an earlier run is replaced
-# --profile NAME cargo's profile (default release)
+# --profile NAME cargo's profile (default quick: optimized, linked fast)
 #
 # It runs on Debian with a Rust toolchain; what else is missing is installed (as root, or by sudo without a prompt).
 set -euo pipefail
@@ -18,7 +18,7 @@ fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 wrong() { printf 'quickstart: %s\n\n' "$*" >&2; usage >&2; exit 2; }
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-once=false port=8787 work=$project/target/quickstart profile=release images=()
+once=false port=8787 work=$project/target/quickstart profile=quick images=()
 while [ $# -gt 0 ]; do
     case $1 in
         --once) once=true ;;
@@ -92,20 +92,20 @@ step "A repository with its keys, and a device"
 maintainer=$work/maintainer
 # A passphrase for this trial alone; it stays in the work directory.
 (umask 077 && head -c 18 /dev/urandom | base64 >"$work/passphrase")
-relevo init "$maintainer" --passphrase-file "$work/passphrase"
+relevo --quiet init "$maintainer" --passphrase-file "$work/passphrase"
 cd "$maintainer"
-relevo device add sample --vendor pretend --kind native --name "Pretend phone" --passphrase-file "$work/passphrase"
+relevo --quiet device add sample --vendor pretend --kind native --name "Pretend phone" --passphrase-file "$work/passphrase"
 
 step "Importing both builds (each becomes a full package)"
 at=$(date +%s)
 started=$(now_ms)
-relevo import "$old" --device sample --build 1 --version "1.0" --timestamp $((at - 86400)) --level 9
-relevo import "$new" --device sample --build 2 --version "2.0" --timestamp $((at - 3600)) --level 9
+relevo --quiet import "$old" --device sample --build 1 --version "1.0" --timestamp $((at - 86400)) --level 9
+relevo --quiet import "$new" --device sample --build 2 --version "2.0" --timestamp $((at - 3600)) --level 9
 full_ms=$(($(now_ms) - started))
 
 step "The delta"
 started=$(now_ms)
-relevo delta sample
+relevo --quiet delta sample
 delta_ms=$(($(now_ms) - started))
 
 step "Signing and publishing"
