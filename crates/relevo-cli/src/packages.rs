@@ -13,7 +13,7 @@ use relevo_format::{
     package::{Front, Info, Limits},
 };
 use relevo_meta::{Custom, Size};
-use relevo_types::{BuildId, ByteLen, Channel, Codename, DeviceManifest, PackageKind, Sha256, TargetPath};
+use relevo_types::{BuildId, ByteLen, Channel, Codename, DeviceManifest, InstallKind, PackageKind, Sha256, TargetPath};
 
 use crate::{
     args::Effort,
@@ -138,6 +138,12 @@ pub(crate) fn make(
         return Ok(outcome);
     }
 
+    if manifest.kind != InstallKind::Native {
+        session.warn(format!(
+            "{} installs by {}; packages of this version are native, and only relevo-updater installs those",
+            manifest.codename, manifest.kind
+        ));
+    }
     durable::make_dir(&dir)?;
     let old = from.map(|build| build.open(home)).transpose()?.unwrap_or_default();
     let new = to.open(home)?;
@@ -152,7 +158,8 @@ pub(crate) fn make(
         timestamp: Some(to.timestamp),
         memory: ByteLen::ZERO,
     };
-    let report = diff(session, &old, &new, effort, info, &path, &subject)?;
+    let report = diff(session, &old, &new, effort, info, &path, &subject)
+        .with_context(|| format!("could not make {}", path.display()))?;
     check_images(home, &path, from, to).inspect_err(|_| {
         // It was made of changed images; without a description nobody would take it, but it should not lie around.
         let _ = fs::remove_file(&path);
@@ -178,12 +185,10 @@ pub(crate) fn diff(
 ) -> anyhow::Result<relevo_delta::Report> {
     let options = Options { threads: effort.threads, memory: effort.memory, level: effort.level, info };
     let bars = session.bars(subject);
-    relevo_delta::diff(old, new, &options, out, &bars)
-        .map_err(|error| match error {
-            relevo_delta::DeltaError::Stopped => anyhow::Error::new(CliError::Stopped),
-            error => anyhow::Error::new(error),
-        })
-        .with_context(|| format!("could not make {}", out.display()))
+    relevo_delta::diff(old, new, &options, out, &bars).map_err(|error| match error {
+        relevo_delta::DeltaError::Stopped => anyhow::Error::new(CliError::Stopped),
+        error => anyhow::Error::new(error),
+    })
 }
 
 /// Refuses a package that was made of other images than those imported: a disk or a program changed them since.

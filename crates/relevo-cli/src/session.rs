@@ -125,7 +125,10 @@ impl<'a> Session<'a> {
 
     /// Says something that does not stop the command but needs somebody's eye.
     pub(crate) fn warn(&self, text: impl Into<String>) {
-        self.warnings.borrow_mut().push(text.into());
+        let (text, mut warnings) = (text.into(), self.warnings.borrow_mut());
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
     }
 
     pub(crate) fn bars(&self, subject: impl Into<String>) -> Bars<'a> {

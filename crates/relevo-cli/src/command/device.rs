@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use anyhow::Context;
 use relevo_meta::Trusted;
-use relevo_repo::{RoleKeys, Signers};
+use relevo_repo::{RepoError, RoleKeys, Signers};
 use relevo_types::{Codename, DeviceManifest, InstallKind, MAX_MANIFEST, ManifestProblem, TargetPath, Vendor};
 use serde::Serialize;
 
@@ -49,6 +49,12 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
     let repository = repository::open(&home)?;
     let mut publication = repository.publication()?;
     let state = repository.current()?;
+    if let Some(known) = state.device(&manifest.codename)
+        && known.vendor != manifest.vendor
+    {
+        let (codename, vendor) = (known.codename.clone(), known.vendor.clone());
+        return Err(RepoError::CodenameTaken { codename, vendor }.into());
+    }
     let (vendor_role, device_role) = (format!("v-{}", manifest.vendor), format!("d-{}", manifest.codename));
     let mut ids = BTreeMap::new();
     for role in [&vendor_role, &device_role] {

@@ -24,7 +24,7 @@ use sha2::Digest;
 use crate::{
     args::{OtaApply, OtaDiff, OtaSign, OtaVerify},
     builds::open_dir,
-    durable::{Draft, PUBLIC, make_dir, parent},
+    durable::{Draft, PUBLIC, UNFINISHED, make_dir, parent},
     error::CliError,
     home::human,
     keys, packages,
@@ -296,19 +296,15 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
         memory: ByteLen::ZERO,
     };
     let subject = args.out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let report = if signers.is_empty() {
-        packages::diff(session, &old, &new, &args.effort, info, &args.out, &subject)?
-    } else {
-        // The unsigned package is not what was asked for, so it never has the final name.
-        let unsigned = tempfile::Builder::new()
-            .prefix(crate::durable::UNFINISHED)
-            .tempdir_in(parent(&args.out))
-            .map_err(|source| CliError::Write { path: args.out.clone(), source })?;
-        let path = unsigned.path().join("unsigned.rvp");
-        let report = packages::diff(session, &old, &new, &args.effort, info, &path, &subject)?;
-        sign_to(&path, &args.out, &signers)?;
-        report
-    };
+    // Made aside, then copied with its signatures: no half of it ever has the name that was asked for.
+    let aside = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(parent(&args.out))
+        .map_err(|source| CliError::Write { path: args.out.clone(), source })?;
+    let unsigned = aside.path().join("unsigned.rvp");
+    let failed = || format!("could not make {}", args.out.display());
+    let report = packages::diff(session, &old, &new, &args.effort, info, &unsigned, &subject).with_context(failed)?;
+    sign_to(&unsigned, &args.out, &signers).with_context(failed)?;
     let package = open(&args.out)?;
     let partitions = report.partitions.iter().map(|partition| {
         let made = Made {
@@ -339,7 +335,7 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
     Ok(Answer::new(&answer).text(text).notes(notes))
 }
 
-/// Signs a package into a file that gets its name at the end.
+/// Copies a package, with signatures added, into a file that gets its name at the end.
 pub(crate) fn sign_to(from: &Path, to: &Path, signers: &[ed25519_dalek::SigningKey]) -> anyhow::Result<Front> {
     let draft = Draft::new(to, PUBLIC)?;
     let front = sign_file(from, draft.unfinished(), signers, &Limits::default())

@@ -77,6 +77,54 @@ fn a_vendor_whose_key_is_elsewhere_is_not_taken_over() {
 }
 
 #[test]
+fn a_codename_that_belongs_to_another_vendor_is_refused() {
+    let machine = Machine::with_device();
+    fs::remove_file(machine.path("desk/manifests/ginkgo.toml")).unwrap();
+
+    let run = machine.at_desk(["device", "add", "ginkgo", "--vendor", "oneplus", "--kind", "ab"]).expect(1);
+
+    assert!(run.err.contains("the codename ginkgo is taken: it belongs to xiaomi"), "{}", run.err);
+    assert!(!machine.path("desk/manifests/ginkgo.toml").exists());
+}
+
+#[test]
+fn a_device_add_that_was_cut_off_can_be_repeated() {
+    let machine = Machine::new();
+    machine.run(["init", &machine.text("desk"), "--key-cost", "low"]).expect(0);
+    let add = ["device", "add", "ginkgo", "--vendor", "xiaomi", "--kind", "native", "--json"];
+    let repo = machine.tree("desk/repo");
+    machine.at_desk(add).expect(0);
+    // As if the power had gone before the commit: manifest and keys are there, the repository is as it was.
+    fs::remove_dir_all(machine.path("desk/repo")).unwrap();
+    for (name, bytes) in &repo {
+        let path = machine.path("desk/repo").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let keys = machine.tree("desk/keys");
+
+    let again = machine.at_desk(add).expect(0).json();
+
+    assert_eq!(again["state"], "added");
+    assert_eq!(machine.tree("desk/keys"), keys);
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
+    machine.at_desk(["publish"]).expect(0);
+}
+
+#[test]
+fn a_device_of_another_kind_gets_native_packages_and_a_warning() {
+    let machine = Machine::new();
+    machine.run(["init", &machine.text("desk"), "--key-cost", "low"]).expect(0);
+    machine.at_desk(["device", "add", "alioth", "--vendor", "xiaomi", "--kind", "ab"]).expect(0);
+
+    let run = machine.at_desk(["import", &machine.build(1), "--device", "alioth"]).expect(0);
+
+    let warning = "warning: alioth installs by ab; packages of this version are native, and only relevo-updater \
+                   installs those\n";
+    assert_eq!(run.err, warning);
+}
+
+#[test]
 fn a_damaged_sparse_image_is_named_and_no_build_is_left() {
     let machine = Machine::with_device();
     let mut bytes = sparse(&program(1, 8));
