@@ -63,13 +63,10 @@ struct Kept {
 impl Compressed {
     /// The document under `coding`, or `None` if that would not be smaller. Blocking for milliseconds.
     pub(crate) fn get(&self, document: &Bytes, sha256: Sha256, coding: Coding) -> Option<Bytes> {
-        if coding == Coding::Identity || document.len() < MIN_LEN {
-            return None;
+        if let Some(known) = self.known(document, sha256, coding) {
+            return known;
         }
         let key = (sha256, coding);
-        if let Some(known) = self.lock().documents.get(&key) {
-            return known.clone();
-        }
         let made = compress(document, coding).ok().filter(|made| made.len() < document.len()).map(Bytes::from);
         let mut kept = self.lock();
         let cost = 128 + made.as_ref().map_or(0, Bytes::len);
@@ -80,6 +77,14 @@ impl Compressed {
         kept.len += cost;
         kept.documents.insert(key, made.clone());
         made
+    }
+
+    /// What [`Self::get`] answers, if that takes no time.
+    pub(crate) fn known(&self, document: &Bytes, sha256: Sha256, coding: Coding) -> Option<Option<Bytes>> {
+        if coding == Coding::Identity || document.len() < MIN_LEN {
+            return Some(None);
+        }
+        self.lock().documents.get(&(sha256, coding)).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {

@@ -12,6 +12,7 @@ mod encoding;
 pub mod layout;
 mod precondition;
 mod range;
+mod recent;
 mod routes;
 pub mod settings;
 mod startup;

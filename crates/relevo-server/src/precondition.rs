@@ -1,6 +1,6 @@
 //! Conditional requests: which of them are answered with 304 or 412 instead of the bytes.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HttpDate};
 
@@ -125,10 +125,4 @@ fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
 
 fn parse_date(text: &str) -> Option<SystemTime> {
     text.parse::<HttpDate>().ok().map(SystemTime::from)
-}
-
-/// Cuts a time to whole seconds, which is what a date field can say.
-pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }

@@ -17,6 +17,7 @@ use crate::{
     database::{Database, DatabaseError, Downloads, chain},
     encoding::Compressed,
     layout::Root,
+    recent::Recent,
     routes,
     settings::Settings,
     telemetry,
@@ -42,6 +43,7 @@ pub(crate) struct State {
     pub(crate) root: Root,
     pub(crate) clock: Clock,
     pub(crate) compressed: Compressed,
+    pub(crate) recent: Recent,
     pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) database: Database,
     pub(crate) downloads: Downloads,
@@ -105,6 +107,7 @@ impl Application {
             root,
             clock,
             compressed: Compressed::default(),
+            recent: Recent::default(),
             database: Database::new(&settings.database),
             downloads: Downloads::default(),
         });

@@ -61,6 +61,75 @@ fn a_new_timestamp_is_served_at_once_under_another_tag() {
     assert_ne!(new.header("etag"), old.header("etag"));
 }
 
+/// Far enough ahead of every file's time for the server to keep files in memory.
+const LATER: i64 = 4_000_000_000;
+
+#[test]
+fn what_is_kept_in_memory_is_never_older_than_the_file() {
+    let server = TestServer::with_files();
+    server.set_clock(LATER);
+    let path = "/repo/metadata/timestamp.json";
+    let zstd = [("Accept-Encoding", "zstd")];
+    for version in 0..50 {
+        // Same length each time, so that only identity and times tell the files apart.
+        let content = format!(r#"{{"signed":{{"version":{}}}}}"#, 100 + version);
+        server.write("metadata/timestamp.json", content.as_bytes());
+
+        for _ in 0..3 {
+            assert_eq!(server.get(path).text(), content);
+            assert_eq!(server.send("GET", path, &zstd).text(), content);
+        }
+    }
+
+    fs::remove_file(server.repo().join("metadata/timestamp.json")).unwrap();
+    assert_eq!(server.get(path).status, 404);
+}
+
+#[test]
+fn a_file_in_memory_is_answered_like_one_on_disk() {
+    let server = TestServer::with_files();
+    let path = "/repo/metadata/1.root.json";
+    let cases: &[&[(&str, &str)]] = &[
+        &[],
+        &[("Accept-Encoding", "zstd")],
+        &[("Range", "bytes=5-9")],
+        &[("If-None-Match", "*")],
+        &[("If-Match", "\"x\"")],
+    ];
+    let ask = || {
+        cases.iter().map(|headers| server.send("GET", path, headers)).map(|mut response| {
+            response.headers.remove("date");
+            // The test's clock is behind the file's time at first, and no such time is sent.
+            response.headers.remove("last-modified");
+            response
+        })
+    };
+    let from_disk: Vec<Response> = ask().collect();
+
+    server.set_clock(LATER);
+    let first: Vec<Response> = ask().collect();
+    let second: Vec<Response> = ask().collect();
+
+    assert_eq!((&first, &second), (&from_disk, &from_disk));
+}
+
+#[test]
+fn a_link_that_is_turned_outside_is_not_followed_from_memory() {
+    let server = TestServer::with_files();
+    server.set_clock(LATER);
+    let (inside, outside) = (server.repo().join("metadata/1.root.json"), server.dir.path().join("outside"));
+    let link = server.repo().join("metadata/2.root.json");
+    std::os::unix::fs::symlink("1.root.json", &link).unwrap();
+    assert_eq!(server.get("/repo/metadata/2.root.json").status, 200);
+    assert_eq!(server.get("/repo/metadata/2.root.json").status, 200);
+
+    fs::copy(&inside, &outside).unwrap();
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+
+    assert_eq!(server.get("/repo/metadata/2.root.json").status, 404);
+}
+
 #[test]
 fn answers_ranges() {
     let server = TestServer::with_files();

@@ -1,8 +1,9 @@
 //! `/repo/**`: the public repository as files.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
+    os::unix::fs::MetadataExt,
     time::{Duration, SystemTime},
 };
 
@@ -24,8 +25,9 @@ use crate::{
     body::{self, FileBody, HeadBody},
     encoding::Coding,
     layout::{self, RepoFile},
-    precondition::{Tag, Validators, Verdict, whole_seconds},
+    precondition::{Tag, Validators, Verdict},
     range::Wanted,
+    recent::Document,
     startup::State,
 };
 
@@ -65,10 +67,18 @@ pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> Http
         _ if ranged => Coding::Identity,
         _ => Coding::negotiate(AcceptEncoding::parse(&request).ok().as_ref()),
     };
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from((state.clock)().as_second()).unwrap_or(0));
+    let now_seconds = (state.clock)().as_second();
+    // Without a thread, if the bytes are at hand and there is nothing to compress.
+    let at_hand = state.recent.get(&state.root, &file).and_then(|document| {
+        let compressed = state.compressed.known(&document.bytes, document.sha256, coding)?;
+        Some(represent(&file, &document, compressed, coding, now_seconds))
+    });
+    if let Some(opened) = at_hand {
+        return answer(&request, &state, &file, opened);
+    }
     let opening = {
         let (state, file) = (state.clone(), file.clone());
-        tokio::task::spawn_blocking(move || open(&state, &file, coding, now))
+        tokio::task::spawn_blocking(move || open(&state, &file, coding, now_seconds))
     };
     match opening.await.map_err(io::Error::other).and_then(|opened| opened) {
         Ok(opened) => answer(&request, &state, &file, opened),
@@ -83,41 +93,63 @@ pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> Http
 }
 
 /// Opens a file and finds its validators. Blocking.
-fn open(state: &State, name: &RepoFile, coding: Coding, now: SystemTime) -> io::Result<Opened> {
+fn open(state: &State, name: &RepoFile, coding: Coding, now_seconds: i64) -> io::Result<Opened> {
     let file = state.root.open(name)?;
     let attributes = file.metadata()?;
     let len = attributes.len();
-    // A time in the future (a wrong clock somewhere) must not be sent: RFC 9110, section 8.8.2.1.
-    let modified = whole_seconds(attributes.modified()?.min(now));
-    let validators = |tag: &str, immutable| Validators { tag: Tag::new(tag), modified, immutable };
-    let stem = match name {
-        RepoFile::Target { sha256, .. } => {
-            let validators = validators(&sha256.to_string(), true);
-            return Ok(Opened { content: Content::File(file), len, coding, validators });
-        }
-        RepoFile::Metadata { stem } => Some(stem),
-        RepoFile::Timestamp => None,
+    let in_memory = match name {
+        RepoFile::Target { .. } => None,
+        // Longer metadata is taken by no client; its bytes are still nobody's secret.
+        RepoFile::Metadata { .. } | RepoFile::Timestamp => usize::try_from(len).ok().filter(|_| len <= MAX_IN_MEMORY),
     };
-    let in_memory = usize::try_from(len).ok().filter(|_| len <= MAX_IN_MEMORY);
     let Some(in_memory) = in_memory else {
-        // Longer than any client takes; its bytes are still nobody's secret.
-        let nanos = attributes.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let tag = stem.map_or_else(|| format!("timestamp-{len}-{nanos:x}"), |stem| format!("{stem}-{len}"));
-        let validators = validators(&tag, stem.is_some());
+        let tag = match name {
+            RepoFile::Target { sha256, .. } => sha256.to_string(),
+            RepoFile::Metadata { stem } => format!("{stem}-{len}"),
+            RepoFile::Timestamp => format!("timestamp-{len}-{}-{}", attributes.mtime(), attributes.mtime_nsec()),
+        };
+        let validators = validators(name, &tag, &attributes, now_seconds);
         return Ok(Opened { content: Content::File(file), len, coding: Coding::Identity, validators });
     };
     let bytes = body::read(&file, 0, in_memory)?;
     let sha256 = Sha256::new(sha2::Sha256::digest(&bytes).into());
-    let tag = stem.map_or_else(|| sha256.to_string(), |stem| format!("{stem}-{len}"));
-    let mut validators = validators(&tag, stem.is_some());
-    let (bytes, coding) = match (state.compressed.get(&bytes, sha256, coding), coding.name()) {
+    let document = Document { bytes, sha256, attributes };
+    state.recent.keep(&state.root, name, &document, now_seconds);
+    let compressed = state.compressed.get(&document.bytes, sha256, coding);
+    Ok(represent(name, &document, compressed, coding, now_seconds))
+}
+
+/// A metadata file in the form that goes out.
+fn represent(
+    name: &RepoFile,
+    document: &Document,
+    compressed: Option<Bytes>,
+    coding: Coding,
+    now_seconds: i64,
+) -> Opened {
+    let tag = match name {
+        RepoFile::Metadata { stem } => format!("{stem}-{}", document.bytes.len()),
+        RepoFile::Timestamp | RepoFile::Target { .. } => document.sha256.to_string(),
+    };
+    let mut validators = validators(name, &tag, &document.attributes, now_seconds);
+    let (bytes, coding) = match (compressed, coding.name()) {
         (Some(compressed), Some(name)) => {
             validators.tag = validators.tag.coded(name);
             (compressed, coding)
         }
-        _ => (bytes, Coding::Identity),
+        _ => (document.bytes.clone(), Coding::Identity),
     };
-    Ok(Opened { len: bytes.len() as u64, content: Content::Bytes(bytes), coding, validators })
+    Opened { len: bytes.len() as u64, content: Content::Bytes(bytes), coding, validators }
+}
+
+fn validators(name: &RepoFile, tag: &str, attributes: &Metadata, now_seconds: i64) -> Validators {
+    // A time in the future (a wrong clock somewhere) must not be sent: RFC 9110, section 8.8.2.1.
+    let modified = u64::try_from(attributes.mtime().min(now_seconds)).unwrap_or(0);
+    Validators {
+        tag: Tag::new(tag),
+        modified: SystemTime::UNIX_EPOCH + Duration::from_secs(modified),
+        immutable: *name != RepoFile::Timestamp,
+    }
 }
 
 fn answer(request: &HttpRequest, state: &State, file: &RepoFile, opened: Opened) -> HttpResponse {
