@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, http::StatusCode, http::header, web};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{NEVER, plain, refuse};
+use super::{NEVER, STEPS, plain, refuse};
 use crate::{
     catalog::{Problem, Retry, View},
     database::chain,
@@ -35,8 +35,8 @@ struct Trouble {
     /// A sentence for people.
     reason: String,
     /// Commands that help.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    next: &'static [&'static str],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    next: Vec<&'static str>,
 }
 
 /// What is being served.
@@ -61,7 +61,7 @@ pub(crate) async fn ready(request: HttpRequest, state: web::Data<State>) -> Http
         tracing::warn!(error = %chain(&error), "the database cannot be used");
         // The log names the path; whoever asks over the network need not know it.
         let reason = "the database cannot be written; the log says why".to_owned();
-        problems.push(Trouble { part: "database", problem: "unwritable", reason, next: &[] });
+        problems.push(Trouble { part: "database", problem: "unwritable", reason, next: Vec::new() });
     }
     let repository = view.catalog.as_deref().map(|catalog| RepositoryState {
         timestamp_version: catalog.timestamp_version,
@@ -78,18 +78,16 @@ pub(crate) async fn ready(request: HttpRequest, state: web::Data<State>) -> Http
 }
 
 fn repository(view: &View, now: Timestamp) -> Option<Trouble> {
-    let (problem, reason, next): (_, _, &[_]) = match &view.problem {
-        Some(problem @ Problem::Empty) => (
-            "empty",
-            problem.to_string(),
-            &["relevo init DIR", "relevo device add CODENAME", "relevo import BUILD", "relevo publish"],
-        ),
-        Some(problem @ Problem::Unreadable(_)) => ("unreadable", problem.to_string(), &[]),
-        Some(problem @ Problem::Untrusted(_)) => ("untrusted", problem.to_string(), &[]),
+    let (problem, reason, next) = match &view.problem {
+        Some(problem @ Problem::Empty) => {
+            ("empty", problem.to_string(), STEPS.iter().map(|(command, _)| *command).collect())
+        }
+        Some(problem @ Problem::Unreadable(_)) => ("unreadable", problem.to_string(), Vec::new()),
+        Some(problem @ Problem::Untrusted(_)) => ("untrusted", problem.to_string(), Vec::new()),
         None => {
             let catalog = view.catalog.as_deref().filter(|catalog| catalog.expires <= now)?;
             let reason = format!("the role {} expired at {}", catalog.expires_first, catalog.expires);
-            ("expired", reason, &["relevo refresh"])
+            ("expired", reason, vec!["relevo refresh"])
         }
     };
     Some(Trouble { part: "repository", problem, reason, next })

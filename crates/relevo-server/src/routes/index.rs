@@ -15,7 +15,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use relevo_types::Sha256;
 use sha2::Digest;
 
-use super::{SHORT, not_found, refuse};
+use super::{SHORT, STEPS, not_found, refuse};
 use crate::{
     body::HeadBody,
     catalog::{Build, Catalog, Device, Package, Problem, Retry, View},
@@ -95,31 +95,14 @@ struct FileView {
 
 const FROM_NOTHING: Steps = Steps {
     say: "There is no repository in this server's directory yet. On the machine where you build:",
-    list: &[
-        ("relevo init DIR", "makes the repository and its keys in the directory that this server was given"),
-        ("relevo device add CODENAME", "adds a device"),
-        ("relevo import BUILD --device CODENAME", "takes in a build: a directory of images"),
-        ("relevo publish", "signs what there is and makes it visible"),
-    ],
+    list: &STEPS,
 };
 
-const WITHOUT_DEVICES: Steps = Steps {
-    say: "The repository is ready, and holds no device yet. Next:",
-    list: &[
-        ("relevo device add CODENAME", "adds a device"),
-        ("relevo import BUILD --device CODENAME", "takes in a build: a directory of images"),
-        ("relevo publish", "signs what there is and makes it visible"),
-    ],
-};
+const WITHOUT_DEVICES: Steps =
+    Steps { say: "The repository is ready, and holds no device yet. Next:", list: STEPS.split_at(1).1 };
 
-const WITHOUT_BUILDS: Steps = Steps {
-    say: "The repository knows its devices, and holds no build yet. Next:",
-    list: &[
-        ("relevo import BUILD --device CODENAME", "takes in a build: a directory of images"),
-        ("relevo delta CODENAME", "makes small updates between the builds; from the second build on"),
-        ("relevo publish", "signs what there is and makes it visible"),
-    ],
-};
+const WITHOUT_BUILDS: Steps =
+    Steps { say: "The repository knows its devices, and holds no build yet. Next:", list: STEPS.split_at(2).1 };
 
 /// Answers with the page of the number in the query, or the first.
 pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> HttpResponse {

@@ -27,6 +27,17 @@ pub(crate) const SHORT: &str = "public, max-age=60, must-revalidate";
 /// `Cache-Control` of answers that say something about this moment.
 pub(crate) const NEVER: &str = "no-store";
 
+/// What makes a repository out of nothing: commands, and what each does.
+pub(crate) const STEPS: [(&str, &str); 4] = [
+    (
+        "relevo init DIR",
+        "makes the repository and its keys; DIR is this server's directory, and the rest is run inside of it",
+    ),
+    ("relevo device add CODENAME --vendor VENDOR --kind native", "adds a device"),
+    ("relevo import BUILD --device CODENAME", "takes in a build: a directory of images"),
+    ("relevo publish", "signs what there is and makes it visible"),
+];
+
 /// Refuses what no route answers; `None` if the request may go on.
 pub(crate) fn refuse(request: &HttpRequest) -> Option<HttpResponse> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
