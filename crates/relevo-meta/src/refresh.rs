@@ -50,7 +50,10 @@ pub enum Scope {
         /// Its codename.
         codename: Codename,
     },
-    /// All roles, as a server, a mirror or a publisher wants them. A broken device role harms that device only.
+    /// All roles but those of devices, as a publisher wants them who then looks at one device only. Which devices there
+    /// are is known from [`Trusted::listed`].
+    Registries,
+    /// All roles, as a server or a mirror wants them. A broken device role harms that device only.
     Everything,
 }
 
@@ -158,6 +161,7 @@ struct Walk {
     queue: VecDeque<Edge>,
     visited: BTreeSet<(String, String)>,
     loaded: Vec<Edge>,
+    listed: BTreeMap<Codename, Vendor>,
     troubles: BTreeMap<String, TrustError>,
 }
 
@@ -516,6 +520,13 @@ impl Refresh {
             return Err(TrustError::TooManyRoles { limit: self.limits.max_roles });
         }
 
+        if let Kind::Device(vendor, codename) = &edge.kind {
+            self.walk.listed.entry(codename.clone()).or_insert_with(|| vendor.clone());
+            if self.scope == Scope::Registries {
+                return Ok(None);
+            }
+        }
+
         let role = edge.role.name.clone();
         let name = match self.file_of(&role) {
             Ok(name) => name,
@@ -632,7 +643,7 @@ impl Refresh {
                         Kind::Registry
                     }
                 }
-                (Kind::Registry, Scope::Everything) => match device {
+                (Kind::Registry, Scope::Registries | Scope::Everything) => match device {
                     Some((vendor, codename)) => Kind::Device(vendor, codename),
                     None => Kind::Registry,
                 },
@@ -703,8 +714,8 @@ impl Refresh {
                 devices.insert(codename.clone(), self.device(edge, vendor, codename, &roles));
             }
         }
-        let troubles = std::mem::take(&mut self.walk.troubles);
-        Ok(Trusted { roles, devices, troubles })
+        let Walk { troubles, listed, .. } = std::mem::take(&mut self.walk);
+        Ok(Trusted { roles, devices, listed, troubles })
     }
 
     fn device(

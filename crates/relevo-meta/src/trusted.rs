@@ -14,6 +14,7 @@ use crate::error::{BadTarget, TrustError};
 pub struct Trusted {
     pub(crate) roles: BTreeMap<String, RoleFile>,
     pub(crate) devices: BTreeMap<Codename, TrustedDevice>,
+    pub(crate) listed: BTreeMap<Codename, Vendor>,
     pub(crate) troubles: BTreeMap<String, TrustError>,
 }
 
@@ -161,6 +162,11 @@ impl Trusted {
     /// The devices whose roles verified. With `Scope::Device` this is the one asked for.
     pub fn devices(&self) -> &BTreeMap<Codename, TrustedDevice> {
         &self.devices
+    }
+
+    /// The devices to which the registries delegate, with their vendors, whether their own roles verified or not.
+    pub fn listed(&self) -> &BTreeMap<Codename, Vendor> {
+        &self.listed
     }
 
     /// A device.

@@ -82,6 +82,8 @@ pub enum RepoError {
     BrokenRole {
         /// The role.
         role: String,
+        /// What is wrong with it, where that is known.
+        source: Option<TrustError>,
     },
     /// The role does not exist.
     #[error("the repository has no role {role:?}")]

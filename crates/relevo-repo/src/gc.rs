@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use relevo_meta::author::{DeviceFile, SnapshotFile};
+use jiff::Timestamp;
+use relevo_meta::{
+    Scope,
+    author::{DeviceFile, SnapshotFile},
+};
 use relevo_types::{ByteLen, TargetPath};
 
 use crate::{
@@ -44,7 +48,7 @@ impl Repository {
 
 /// Removes what a cut publication left: all that no snapshot up to the current one references.
 pub(crate) fn sweep(repository: &Repository) -> Result<GcReport, RepoError> {
-    let current = repository.current()?.snapshot_version();
+    let current = repository.base(Scope::Registries, Timestamp::MIN)?.trusted.snapshot_version();
     remove(repository, |version| version <= current)
 }
 

@@ -72,7 +72,8 @@ const BUFFER: usize = 1 << 20;
 impl<'a> Publication<'a> {
     pub(crate) fn start(repository: &'a Repository, lock: File) -> Result<Self, RepoError> {
         // Expired metadata is the usual reason to publish, so it is no obstacle here.
-        let base = repository.base(Timestamp::MIN)?;
+        // Devices are looked at one by one when they are touched, so that the cost does not grow with their number.
+        let base = repository.base(Scope::Registries, Timestamp::MIN)?;
         let stored = |name: &str| base.stored.0.get(name).map(Vec::as_slice).unwrap_or_default();
         let snapshot = SnapshotFile::edit(stored("snapshot.json")).map_err(RepoError::author("snapshot"))?;
         let timestamp = TimestampFile::edit(stored("timestamp.json")).map_err(RepoError::author("timestamp"))?;
@@ -140,7 +141,7 @@ impl<'a> Publication<'a> {
     pub fn add_device(&mut self, vendor: &Vendor, codename: &Codename, keys: &RoleKeys) -> Result<(), RepoError> {
         let owner = match self.devices.get(codename) {
             Some((owner, _)) => Some(owner),
-            None => self.base.trusted.device(codename).map(|device| &device.vendor),
+            None => self.base.trusted.listed().get(codename),
         };
         if let Some(owner) = owner.filter(|owner| *owner != vendor) {
             return Err(RepoError::CodenameTaken { codename: codename.clone(), vendor: owner.clone() });
@@ -347,9 +348,11 @@ impl<'a> Publication<'a> {
                 scopes.push((scope, Some(codename)));
             }
         }
-        // A change of the registries can concern every device; so does a publication that touches none.
-        if scopes.is_empty() || self.changed.contains("targets") || self.changed.iter().any(|r| r.starts_with("v-")) {
+        if self.changed.contains("targets") || self.changed.iter().any(|role| role.starts_with("v-")) {
+            // A change of the registries can concern every device.
             scopes.push((Scope::Everything, None));
+        } else if scopes.is_empty() {
+            scopes.push((Scope::Registries, None));
         }
         for (scope, codename) in scopes {
             for stored in [&first, &self.base.stored] {
@@ -384,7 +387,7 @@ impl<'a> Publication<'a> {
     fn stored(&self, role: &str) -> Result<&[u8], RepoError> {
         let known = self.base.trusted.roles().contains_key(role);
         let bytes = self.base.stored.0.get(&format!("{role}.json")).filter(|_| known);
-        bytes.map(Vec::as_slice).ok_or_else(|| RepoError::BrokenRole { role: role.to_owned() })
+        bytes.map(Vec::as_slice).ok_or_else(|| RepoError::BrokenRole { role: role.to_owned(), source: None })
     }
 
     fn targets(&mut self) -> Result<&mut RegistryFile, RepoError> {
@@ -424,9 +427,17 @@ impl<'a> Publication<'a> {
             if !self.is_pinned(&role) {
                 return Err(RepoError::NoSuchDevice(codename.clone()));
             }
-            let known = self.base.trusted.device(codename);
-            let vendor = known.ok_or_else(|| RepoError::BrokenRole { role: role.clone() })?.vendor.clone();
-            let file = DeviceFile::edit(self.stored(&role)?).map_err(RepoError::author(&role))?;
+            let broken = |source| RepoError::BrokenRole { role: role.clone(), source };
+            let vendor = self.base.trusted.listed().get(codename).ok_or_else(|| broken(None))?.clone();
+            let scope = Scope::Device { vendor: vendor.clone(), codename: codename.clone() };
+            let read = |request: &relevo_meta::Request| self.repository.read_metadata(request);
+            let device = match drive(self.base.stored.clone(), scope, Timestamp::MIN, read) {
+                Err(RepoError::Trust(error)) => return Err(broken(Some(error))),
+                other => other?,
+            };
+            self.base.stored = device.stored;
+            let bytes = self.base.stored.0.get(&format!("{role}.json")).ok_or_else(|| broken(None))?;
+            let file = DeviceFile::edit(bytes).map_err(RepoError::author(&role))?;
             self.devices.insert(codename.clone(), (vendor, file));
         }
         Ok(&self.devices[codename])

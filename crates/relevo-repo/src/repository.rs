@@ -233,7 +233,7 @@ impl Repository {
     /// # Errors
     /// [`RepoError::Trust`] if it does not verify or has expired; [`RepoError::Read`].
     pub fn trusted(&self, now: Timestamp) -> Result<Trusted, RepoError> {
-        Ok(self.base(now)?.trusted)
+        Ok(self.base(Scope::Everything, now)?.trusted)
     }
 
     /// The current state, verified as in [`Self::trusted`] but whatever has expired.
@@ -302,9 +302,9 @@ impl Repository {
     }
 
     /// The current state as a new phone sees it.
-    pub(crate) fn base(&self, now: Timestamp) -> Result<Base, RepoError> {
+    pub(crate) fn base(&self, scope: Scope, now: Timestamp) -> Result<Base, RepoError> {
         let stored = Stored::with_root(self.first_root()?);
-        drive(stored, Scope::Everything, now, |request| self.read_metadata(request))
+        drive(stored, scope, now, |request| self.read_metadata(request))
     }
 
     /// Reads a metadata file, and no more of it than is allowed.

@@ -157,6 +157,20 @@ fn a_server_sees_all_devices() {
 }
 
 #[test]
+fn a_publisher_can_leave_the_devices_out() {
+    let mut repo = repo();
+    repo.metadata.remove("1.d-willow.json");
+
+    let run = repo.refresh(&repo.stored_root(), Scope::Registries);
+
+    let trusted = run.result.unwrap();
+    assert!(!run.requests.iter().any(|name| name.contains(".d-")), "{:?}", run.requests);
+    assert!(trusted.devices().is_empty() && trusted.troubles().is_empty());
+    let listed: Vec<String> = trusted.listed().iter().map(|(device, vendor)| format!("{vendor}/{device}")).collect();
+    assert_eq!(listed, ["samsung/a5y17lte", "xiaomi/ginkgo", "xiaomi/willow"]);
+}
+
+#[test]
 fn another_source_can_answer_after_a_bad_one() {
     let repo = repo();
     let mut refresh = Refresh::start(repo.stored_root(), ginkgo(), repo.now, Limits::default()).unwrap();

@@ -18,11 +18,13 @@ enum Loss {
     Killed,
     /// The power went: nothing that was not synced is there.
     All,
-    /// The power went: of what was not synced, every second change is there, in no order.
-    Half,
+    /// The power went: of what was not synced, every second change is there, whatever came first.
+    Even,
+    /// The same with the other half.
+    Odd,
 }
 
-const LOSSES: [Loss; 3] = [Loss::Killed, Loss::All, Loss::Half];
+const LOSSES: [Loss; 4] = [Loss::Killed, Loss::All, Loss::Even, Loss::Odd];
 
 /// Cuts the power before the n-th change, and knows what was not durable then.
 #[derive(Default)]
@@ -51,10 +53,12 @@ impl Switch {
     /// Makes the file system look as it would after the cut.
     fn lose(&self, loss: Loss) {
         let state = self.0.lock().unwrap();
-        if loss == Loss::Killed {
-            return;
-        }
-        let lost = |index: usize| loss == Loss::All || index.is_multiple_of(2);
+        let lost = |index: usize| match loss {
+            Loss::Killed => false,
+            Loss::All => true,
+            Loss::Even => index.is_multiple_of(2),
+            Loss::Odd => !index.is_multiple_of(2),
+        };
         for (_, entry) in state.entries.iter().enumerate().rev().filter(|(index, _)| lost(*index)) {
             match entry {
                 Entry::Renamed { from, to, before } => {
@@ -69,7 +73,7 @@ impl Switch {
                 Entry::Removed { path, before } => fs::write(path, before).unwrap(),
             }
         }
-        for path in &state.dirty {
+        for path in state.dirty.iter().filter(|_| loss != Loss::Killed) {
             if let Ok(content) = fs::read(path) {
                 fs::write(path, &content[..content.len() / 2]).unwrap();
             }
@@ -172,6 +176,9 @@ fn a_publication_is_there_or_not() {
 
             // Another publication than the one that was cut, and then that one again.
             fixture.publish("102").unwrap();
+            let role = |stored| phone(fixture, stored).map(|stored| stored.0["d-ginkgo.json"].clone());
+            let told = [Some(early_phone.clone()), Some(later_phone.clone()), None].map(role).map(Result::unwrap);
+            assert!(told.iter().all(|one| *one == told[0]), "{context}: phones know different things");
             fixture.publish("101").unwrap();
             assert_eq!(builds(&fixture.open(), fixture.now), ["100", "101", "102"], "{context}");
             is_clean(fixture, context);
@@ -185,6 +192,20 @@ fn a_publication_is_there_or_not() {
     );
 
     assert!(cuts > 30, "{cuts} changes");
+}
+
+#[test]
+fn what_was_published_survives_the_power() {
+    let fixture = Fixture::with_device();
+    let switch = Switch::new(usize::MAX);
+
+    fixture.publish_on(&fixture.open().with_hook(Arc::clone(&switch) as Arc<dyn Hook>), "100").unwrap();
+    switch.lose(Loss::All);
+
+    assert_eq!(builds(&fixture.open(), fixture.now), ["100"]);
+    is_clean(&fixture, "after the publication");
+    fixture.publish("101").unwrap();
+    has_no_leftovers(&fixture, "after the next one");
 }
 
 #[test]

@@ -447,5 +447,5 @@ fn a_broken_device_does_not_keep_another_from_publishing() {
     let file = fixture.file("x", b"x");
     let target = TargetPath::parse("xiaomi/willow/stable/x").unwrap();
     let error = publication.add_target(&target, &file, &json!(null)).unwrap_err();
-    assert!(matches!(error, RepoError::BrokenRole { ref role } if role == "d-willow"), "{error:?}");
+    assert!(matches!(error, RepoError::BrokenRole { ref role, source: Some(_) } if role == "d-willow"), "{error:?}");
 }
