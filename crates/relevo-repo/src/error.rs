@@ -83,7 +83,7 @@ pub enum RepoError {
         /// The role.
         role: String,
         /// What is wrong with it, where that is known.
-        source: Option<TrustError>,
+        source: Option<Box<TrustError>>,
     },
     /// The role does not exist.
     #[error("the repository has no role {role:?}")]

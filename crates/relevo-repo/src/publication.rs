@@ -432,7 +432,7 @@ impl<'a> Publication<'a> {
             let scope = Scope::Device { vendor: vendor.clone(), codename: codename.clone() };
             let read = |request: &relevo_meta::Request| self.repository.read_metadata(request);
             let device = match drive(self.base.stored.clone(), scope, Timestamp::MIN, read) {
-                Err(RepoError::Trust(error)) => return Err(broken(Some(error))),
+                Err(RepoError::Trust(error)) => return Err(broken(Some(Box::new(error)))),
                 other => other?,
             };
             self.base.stored = device.stored;
