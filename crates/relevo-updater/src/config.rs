@@ -6,7 +6,6 @@ use std::{
 };
 
 use relevo_types::{ByteLen, Channel, Codename, NameError, PartitionName, Vendor};
-use serde::Deserialize;
 
 use crate::boot::Slot;
 
@@ -64,11 +63,29 @@ pub enum ConfigError {
     #[error("{key} is {found}; it must be {expected}")]
     Value {
         /// The key.
-        key: &'static str,
+        key: String,
         /// What it is.
         found: String,
         /// What it has to be.
         expected: &'static str,
+    },
+    /// A number out of range.
+    #[error("{key} is {found}; it must be {least} to {most}")]
+    Range {
+        /// The key.
+        key: String,
+        /// What it is.
+        found: i64,
+        /// The least allowed.
+        least: u64,
+        /// The most allowed.
+        most: u64,
+    },
+    /// A key without which nothing works.
+    #[error("{key} is missing")]
+    Missing {
+        /// The key.
+        key: String,
     },
 }
 
@@ -197,146 +214,168 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the key that is wrong.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, ConfigError> {
+        // Read from the table by hand: derived deserializers of a TOML file would be 50 KB of the phone's binary.
         let table: toml::Table = toml::from_str(text)?;
         check_keys("", &table)?;
-        let raw: Raw = toml::from_str(text)?;
-        raw.check(directory)
-    }
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    mirrors: Vec<String>,
-    root: String,
-    vendor: String,
-    codename: String,
-    channel: Option<String>,
-    state_dir: String,
-    #[serde(default)]
-    install: RawInstall,
-    block: RawBlock,
-    #[serde(default)]
-    network: RawNetwork,
-    #[serde(default)]
-    daemon: RawDaemon,
-}
-
-#[derive(Deserialize, Default)]
-struct RawInstall {
-    backend: Option<String>,
-    tries: Option<u8>,
-    reserve: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawBlock {
-    slot_a: String,
-    slot_b: String,
-    build_file: String,
-    boot_control: String,
-    booted: Option<String>,
-    boot_id: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct RawNetwork {
-    connect_timeout_s: Option<u32>,
-    answer_timeout_s: Option<u32>,
-    stall_timeout_s: Option<u32>,
-    parallel: Option<u8>,
-    request_size: Option<String>,
-    rate_limit: Option<String>,
-    redirect_hosts: Option<Vec<String>>,
-    retries: Option<u32>,
-    retry_wait_ms: Option<u32>,
-}
-
-#[derive(Deserialize, Default)]
-struct RawDaemon {
-    interval_minutes: Option<u32>,
-    jitter_minutes: Option<u32>,
-    download: Option<bool>,
-    install: Option<bool>,
-}
-
-impl Raw {
-    fn check(self, directory: &Path) -> Result<Config, ConfigError> {
+        let section = |name| Section::of(&table, name);
+        let top = Section { name: "", table: Some(&table) };
+        let (install, block, network, daemon) =
+            (section("install")?, section("block")?, section("network")?, section("daemon")?);
         let path = |text: &str| directory.join(text);
         let text_path = |text: &str| directory.join(text).to_string_lossy().into_owned();
-        if let Some(backend) = self.install.backend.filter(|backend| backend != "block") {
-            let key = "install.backend";
-            return Err(ConfigError::Value { key, found: format!("{backend:?}"), expected: "\"block\"" });
+
+        if let Some(backend) = install.text("backend")?.filter(|backend| *backend != "block") {
+            return Err(install.wrong("backend", format!("{backend:?}"), "\"block\""));
         }
-        let tries = self.install.tries.unwrap_or(3);
-        if !(1..=7).contains(&tries) {
-            let (key, found) = ("install.tries", tries.to_string());
-            return Err(ConfigError::Value { key, found, expected: "1 to 7" });
+        let build_file = block.needed("build_file")?;
+        if !build_file.contains("{slot}") {
+            return Err(block.wrong("build_file", format!("{build_file:?}"), "a path with {slot} in it"));
         }
-        if !self.block.build_file.contains("{slot}") {
-            let (key, found) = ("block.build_file", format!("{:?}", self.block.build_file));
-            return Err(ConfigError::Value { key, found, expected: "a path with {slot} in it" });
+        let slot_a = SlotPattern::new(&text_path(block.needed("slot_a")?));
+        let slot_b = SlotPattern::new(&text_path(block.needed("slot_b")?));
+        if slot_a == slot_b {
+            let found = format!("{:?}", block.needed("slot_b")?);
+            return Err(block.wrong("slot_b", found, "another place than block.slot_a"));
         }
-        let slots = [&self.block.slot_a, &self.block.slot_b].map(|text| SlotPattern::new(&text_path(text)));
-        if slots[0] == slots[1] {
-            let (key, found) = ("block.slot_b", format!("{:?}", self.block.slot_b));
-            return Err(ConfigError::Value { key, found, expected: "another place than block.slot_a" });
-        }
-        let [slot_a, slot_b] = slots;
-        let boot_control = path(&self.block.boot_control);
-        let booted = match &self.block.booted {
-            Some(booted) => path(booted),
-            None => boot_control.with_file_name("booted"),
+        let boot_control = path(block.needed("boot_control")?);
+        let booted = block.text("booted")?.map_or_else(|| boot_control.with_file_name("booted"), path);
+        let seconds = |key, default| network.number(key, default, 1, 86_400).map(Duration::from_secs);
+        let minutes = |key, default, least| {
+            daemon.number(key, default, least, 1_000_000).map(|minutes| Duration::from_secs(60 * minutes))
         };
-        let parallel = self.network.parallel.unwrap_or(2);
-        if !(1..=8).contains(&parallel) {
-            let (key, found) = ("network.parallel", parallel.to_string());
-            return Err(ConfigError::Value { key, found, expected: "1 to 8" });
-        }
-        let rate_limit = match &self.network.rate_limit {
-            Some(text) => Some(size("network.rate_limit", text)?),
-            None => None,
-        };
-        if rate_limit == Some(ByteLen::ZERO) {
-            let (key, found) = ("network.rate_limit", "0".to_owned());
-            return Err(ConfigError::Value { key, found, expected: "at least 1 byte a second" });
-        }
-        let seconds = |given: Option<u32>, default| Duration::from_secs(u64::from(given.unwrap_or(default).max(1)));
-        let minutes = |given: Option<u32>, default| Duration::from_secs(60 * u64::from(given.unwrap_or(default)));
+        let small = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
         Ok(Config {
-            mirrors: mirrors(self.mirrors)?,
-            root: path(&self.root),
-            vendor: name("vendor", Vendor::parse(&self.vendor))?,
-            codename: name("codename", Codename::parse(&self.codename))?,
-            channel: name("channel", Channel::parse(self.channel.as_deref().unwrap_or("stable")))?,
-            state_dir: path(&self.state_dir),
-            tries,
-            reserve: size("install.reserve", self.install.reserve.as_deref().unwrap_or("16MiB"))?,
+            mirrors: mirrors(top.list("mirrors")?)?,
+            root: path(top.needed("root")?),
+            vendor: name("vendor", Vendor::parse(top.needed("vendor")?))?,
+            codename: name("codename", Codename::parse(top.needed("codename")?))?,
+            channel: name("channel", Channel::parse(top.text("channel")?.unwrap_or("stable")))?,
+            state_dir: path(top.needed("state_dir")?),
+            tries: small(install.number("tries", 3, 1, 7)?),
+            reserve: install.size("reserve")?.unwrap_or(ByteLen::mib(16)),
             block: BlockConfig {
                 slot_a,
                 slot_b,
-                build_file: text_path(&self.block.build_file),
+                build_file: text_path(build_file),
                 boot_control,
                 booted,
-                boot_id: self.block.boot_id.as_deref().map(path),
+                boot_id: block.text("boot_id")?.map(path),
             },
             network: NetworkConfig {
-                connect_timeout: seconds(self.network.connect_timeout_s, 30),
-                answer_timeout: seconds(self.network.answer_timeout_s, 30),
-                stall_timeout: seconds(self.network.stall_timeout_s, 30),
-                parallel: usize::from(parallel),
-                request_size: size("network.request_size", self.network.request_size.as_deref().unwrap_or("4MiB"))?,
-                rate_limit,
-                redirect_hosts: self.network.redirect_hosts.unwrap_or_default(),
-                retries: self.network.retries.unwrap_or(4),
-                retry_wait: Duration::from_millis(u64::from(self.network.retry_wait_ms.unwrap_or(1000))),
+                connect_timeout: seconds("connect_timeout_s", 30)?,
+                answer_timeout: seconds("answer_timeout_s", 30)?,
+                stall_timeout: seconds("stall_timeout_s", 30)?,
+                parallel: usize::from(small(network.number("parallel", 2, 1, 8)?)),
+                request_size: network.size("request_size")?.unwrap_or(ByteLen::mib(4)),
+                rate_limit: match network.size("rate_limit")? {
+                    Some(ByteLen::ZERO) => {
+                        return Err(network.wrong("rate_limit", "0".to_owned(), "at least 1 byte a second"));
+                    }
+                    limit => limit,
+                },
+                redirect_hosts: network.list("redirect_hosts")?,
+                retries: u32::from(small(network.number("retries", 4, 0, 100)?)),
+                retry_wait: Duration::from_millis(network.number("retry_wait_ms", 1000, 0, 3_600_000)?),
             },
             daemon: DaemonConfig {
-                interval: minutes(Some(self.daemon.interval_minutes.unwrap_or(6 * 60).max(1)), 1),
-                jitter: minutes(self.daemon.jitter_minutes, 60),
-                download: self.daemon.download.unwrap_or(true),
-                install: self.daemon.install.unwrap_or(false),
+                interval: minutes("interval_minutes", 6 * 60, 1)?,
+                jitter: minutes("jitter_minutes", 60, 0)?,
+                download: daemon.flag("download", true)?,
+                install: daemon.flag("install", false)?,
             },
         })
+    }
+}
+
+/// A section of the file, with its name for messages.
+#[derive(Clone, Copy)]
+struct Section<'a> {
+    name: &'static str,
+    table: Option<&'a toml::Table>,
+}
+
+impl<'a> Section<'a> {
+    fn of(table: &'a toml::Table, name: &'static str) -> Result<Self, ConfigError> {
+        match table.get(name) {
+            None => Ok(Self { name, table: None }),
+            Some(toml::Value::Table(table)) => Ok(Self { name, table: Some(table) }),
+            Some(other) => Err(ConfigError::Value { key: name.to_owned(), found: shown(other), expected: "a section" }),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&'a toml::Value> {
+        self.table?.get(key)
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn wrong(&self, key: &str, found: String, expected: &'static str) -> ConfigError {
+        ConfigError::Value { key: self.key(key), found, expected }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&'a str>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(toml::Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, shown(other), "a text in quotes")),
+        }
+    }
+
+    fn needed(&self, key: &str) -> Result<&'a str, ConfigError> {
+        self.text(key)?.ok_or_else(|| ConfigError::Missing { key: self.key(key) })
+    }
+
+    fn number(&self, key: &str, default: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
+        let expected = "a whole number in the range that docs/phone-guide.md names";
+        match self.get(key) {
+            None => Ok(default),
+            Some(toml::Value::Integer(number)) => match u64::try_from(*number) {
+                Ok(number) if (least..=most).contains(&number) => Ok(number),
+                _ => Err(ConfigError::Range { key: self.key(key), found: *number, least, most }),
+            },
+            Some(other) => Err(self.wrong(key, shown(other), expected)),
+        }
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool, ConfigError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(toml::Value::Boolean(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(key, shown(other), "true or false")),
+        }
+    }
+
+    fn list(&self, key: &str) -> Result<Vec<String>, ConfigError> {
+        let expected = "a list of texts in quotes";
+        match self.get(key) {
+            None => Ok(Vec::new()),
+            Some(toml::Value::Array(values)) => values
+                .iter()
+                .map(|value| match value {
+                    toml::Value::String(text) => Ok(text.clone()),
+                    other => Err(self.wrong(key, shown(other), expected)),
+                })
+                .collect(),
+            Some(other) => Err(self.wrong(key, shown(other), expected)),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<Option<ByteLen>, ConfigError> {
+        let expected = "a size in quotes, such as \"1048576\", \"1MiB\" or \"8 MB\"";
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        ByteLen::parse(text).map(Some).map_err(|_| self.wrong(key, format!("{text:?}"), expected))
+    }
+}
+
+/// A value as messages name it.
+fn shown(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => format!("{text:?}"),
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::Boolean(flag) => flag.to_string(),
+        other => format!("of type {}", other.type_str()),
     }
 }
 
@@ -344,16 +383,11 @@ fn name<T>(key: &'static str, parsed: Result<T, NameError>) -> Result<T, ConfigE
     parsed.map_err(|source| ConfigError::Name { key, source })
 }
 
-fn size(key: &'static str, text: &str) -> Result<ByteLen, ConfigError> {
-    let expected = "a size such as 1048576, 1MiB or 8 MB";
-    ByteLen::parse(text).map_err(|_| ConfigError::Value { key, found: format!("{text:?}"), expected })
-}
-
 fn mirrors(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
-    let key = "mirrors";
+    let key = || "mirrors".to_owned();
     let expected = "a list of http:// or https:// addresses without user, question mark or hash";
     if given.is_empty() {
-        return Err(ConfigError::Value { key, found: "empty".to_owned(), expected });
+        return Err(ConfigError::Value { key: key(), found: "empty".to_owned(), expected });
     }
     let mut mirrors: Vec<String> = Vec::new();
     for mut mirror in given {
@@ -361,7 +395,7 @@ fn mirrors(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
         // A user name or a query would be an identifier that goes out with each request.
         let bad = |c: char| matches!(c, '@' | '?' | '#') || c.is_whitespace() || c.is_control();
         if rest.is_empty() || rest.starts_with('/') || rest.contains(bad) {
-            return Err(ConfigError::Value { key, found: format!("{mirror:?}"), expected });
+            return Err(ConfigError::Value { key: key(), found: format!("{mirror:?}"), expected });
         }
         if !mirror.ends_with('/') {
             mirror.push('/');
@@ -450,7 +484,7 @@ boot_control = "boot/control"
 
             let error = Config::parse(&text, Path::new("/")).unwrap_err();
 
-            assert!(matches!(error, ConfigError::Value { key: "mirrors", .. }), "{mirror}: {error}");
+            assert!(error.to_string().starts_with("mirrors is "), "{mirror}: {error}");
         }
     }
 
@@ -462,11 +496,14 @@ boot_control = "boot/control"
             ("network.parallel", "[network]\nparallel = 9"),
             ("network.rate_limit", "[network]\nrate_limit = \"0\""),
             ("network.request_size", "[network]\nrequest_size = \"much\""),
+            ("network.request_size", "[network]\nrequest_size = 7"),
+            ("daemon.install", "[daemon]\ninstall = 1"),
+            ("daemon.interval_minutes", "[daemon]\ninterval_minutes = -1"),
         ];
         for (expected, lines) in cases {
             let error = Config::parse(&format!("{EXAMPLE}{lines}\n"), Path::new("/")).unwrap_err();
 
-            assert!(matches!(error, ConfigError::Value { key, .. } if key == expected), "{expected}: {error}");
+            assert!(error.to_string().starts_with(&format!("{expected} is ")), "{expected}: {error}");
         }
     }
 }

@@ -19,10 +19,9 @@ use relevo_updater::{
     config, factory,
     stop::Stop,
     storage::{self, Disk},
-    updater::Activity,
+    updater::{Activity, Done},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
 use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 
 const HELP: &str = "\
@@ -56,6 +55,13 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 
 const DEFAULT_CONFIG: &str = "/etc/relevo/updater.toml";
 
+/// What `--json` prints instead of an answer.
+#[derive(Serialize)]
+struct Failure {
+    error: String,
+    causes: Vec<String>,
+}
+
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args_os().skip(1)) {
         Ok(arguments) => arguments,
@@ -75,7 +81,8 @@ fn main() -> ExitCode {
         Err(error) => {
             if arguments.json {
                 let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
-                print(&json!({ "error": error.to_string(), "causes": causes }).to_string());
+                let failure = Failure { error: error.to_string(), causes };
+                print(&serde_json::to_string(&failure).expect("texts are JSON"));
             } else {
                 eprintln!("relevo-updater: {}", one_line(&error));
             }
@@ -118,14 +125,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
         progress: &|activity, done, all| shown.show(activity, done, all),
     };
     let json = arguments.json;
-    let answer = |words: String, value: &dyn Fn() -> serde_json::Result<Value>| -> anyhow::Result<String> {
-        if json { Ok(value()?.to_string()) } else { Ok(words) }
+    let answer = |words: String, value: &dyn Fn() -> serde_json::Result<String>| -> anyhow::Result<String> {
+        if json { Ok(value()?) } else { Ok(words) }
     };
     let open = || Updater::open(&config, &environment);
     match &arguments.command {
         Command::Check => {
             let outcome = open()?.check()?;
-            answer(outcome.found.words(), &|| serde_json::to_value(&outcome))
+            answer(outcome.found.words(), &|| serde_json::to_string(&outcome))
         }
         Command::Download => {
             let outcome = open()?.download()?;
@@ -139,18 +146,18 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
                 ),
                 None => outcome.found.words(),
             };
-            answer(words, &|| serde_json::to_value(&outcome))
+            answer(words, &|| serde_json::to_string(&outcome))
         }
         Command::Install => done(json, &open()?.install()?),
         Command::Confirm => done(json, &open()?.confirm()?),
         Command::Revert => done(json, &open()?.revert()?),
         Command::Status => {
             let status = Updater::status(&config, &environment)?;
-            answer(status_words(&status), &|| serde_json::to_value(&status))
+            answer(status_words(&status), &|| serde_json::to_string(&status))
         }
         Command::Daemon => {
             open()?.daemon()?;
-            answer("stopped".to_owned(), &|| Ok(json!({ "message": "stopped" })))
+            answer("stopped".to_owned(), &|| Ok(r#"{"message":"stopped"}"#.to_owned()))
         }
         Command::Factory { slot, build, timestamp, partitions } => {
             let record = factory::prepare(
@@ -163,23 +170,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
                 &format!("{:016x}", random()?),
             )?;
             let words = format!("slot {slot} holds build {} with {} partitions", record.build, record.partitions.len());
-            answer(words, &|| serde_json::to_value(&record))
+            answer(words, &|| serde_json::to_string(&record))
         }
         Command::PretendBoot => {
             let boot = BootFile::new(&config.block.boot_control);
             let booted = bootloader_boot(&Disk, &boot, &config.block.booted, &format!("{:016x}", random()?))?;
-            answer(booted.slot.to_string(), &|| serde_json::to_value(&booted))
+            answer(booted.slot.to_string(), &|| serde_json::to_string(&booted))
         }
         Command::Help | Command::Version => Ok(String::new()),
     }
 }
 
-fn done(json: bool, done: &impl Serialize) -> anyhow::Result<String> {
-    let value = serde_json::to_value(done)?;
-    if json {
-        return Ok(value.to_string());
-    }
-    Ok(value["message"].as_str().unwrap_or_default().to_owned())
+fn done(json: bool, done: &Done) -> anyhow::Result<String> {
+    if json { Ok(serde_json::to_string(done)?) } else { Ok(done.message.clone()) }
 }
 
 fn status_words(status: &relevo_updater::updater::Status) -> String {
