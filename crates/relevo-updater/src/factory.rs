@@ -60,7 +60,8 @@ pub fn prepare(
     boot_id: &str,
 ) -> Result<BuildRecord, FactoryError> {
     let boot = BootFile::new(&config.boot_control);
-    if !storage::is_block_device(boot.path()) && boot.path().exists() {
+    let there = boot.read().is_ok() || (!storage::is_block_device(boot.path()) && boot.path().exists());
+    if there {
         return Err(FactoryError::Exists { path: boot.path().to_owned() });
     }
     let partitions = if partitions.is_empty() { images(config, slot)? } else { partitions.to_vec() };

@@ -14,7 +14,10 @@ use ureq::{
     http::{HeaderMap, Response, Uri, header},
 };
 
-use crate::{config::NetworkConfig, stop::Stop};
+use crate::{
+    config::NetworkConfig,
+    stop::{Hooked, Stop},
+};
 
 /// The same for all builds, so that it tells a server nothing.
 pub const USER_AGENT: &str = "relevo-updater";
@@ -116,12 +119,13 @@ impl FetchError {
 }
 
 /// Asks servers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Http {
     agent: Agent,
     redirect_hosts: Vec<String>,
     stall_timeout: Duration,
     min_rate: u64,
+    _interrupt: Hooked,
 }
 
 /// An answer whose body has not been read.
@@ -171,7 +175,7 @@ impl Http {
             .build()
             .into();
         let interrupted = agent.clone();
-        stop.on_stop(move || interrupted.clone().shutdown());
+        let interrupt = stop.on_stop(move || interrupted.clone().shutdown());
         // Our own limit must not look like a slow mirror.
         let own = config.rate_limit.map_or(u64::MAX, |limit| limit.get() / 8 / config.parallel as u64);
         Self {
@@ -179,6 +183,7 @@ impl Http {
             redirect_hosts: config.redirect_hosts.clone(),
             stall_timeout: config.stall_timeout,
             min_rate: MIN_RATE.min(own).max(1),
+            _interrupt: interrupt,
         }
     }
 
