@@ -67,7 +67,7 @@ fi
 
 step "Tools"
 command -v cargo >/dev/null || fail "there is no cargo; install a Rust toolchain first"
-install_debian cc:gcc python3:python3
+install_debian cc:build-essential python3:python3
 [ ${#images[@]} -eq 2 ] || install_corpus_tools
 echo "everything is there"
 
@@ -80,6 +80,7 @@ built=$((SECONDS - began))
 step "Two builds"
 rm -rf "$work/phone" "$work/maintainer" "$work/server.db"*
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
 if [ ${#images[@]} -eq 0 ]; then
     python3 "$project/tests/data/make_corpus.py" "$work/corpus" --builds 1,2
     images=("$work/corpus/v1" "$work/corpus/v2")

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(tools shell format lint features documentation build corpus tests doctests fuzz licences)
+steps=(tools shell format lint features documentation build corpus tests doctests quickstart fuzz licences)
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 # Nothing here may wait for a person.
 export DEBIAN_FRONTEND=noninteractive PIP_NO_INPUT=1 GIT_TERMINAL_PROMPT=0
@@ -26,8 +26,7 @@ if [ "$(df --output=avail --block-size=1M /dev/shm 2>/dev/null | tail -n 1)" -gt
 fi
 
 step_tools() {
-    install_debian gcc:gcc pkg-config:pkg-config mke2fs:e2fsprogs mkfs.erofs:erofs-utils lz4:lz4 python3:python3 \
-        shellcheck:shellcheck
+    install_debian cc:build-essential shellcheck:shellcheck
     install_corpus_tools
     if ! cargo nextest --version >/dev/null 2>&1; then
         # Without nextest the tests run under `cargo test`, so a failure here is no failure of the run.
@@ -76,6 +75,13 @@ step_tests() {
 }
 
 step_doctests() { cargo test --locked --workspace --doc; }
+
+# The sample that people meet first, on the corpus and a port that nobody has.
+step_quickstart() {
+    local port
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    ./deploy/quickstart.sh target/corpus/v1 target/corpus/v2 --once --profile dev --port "$port" --work target/quickstart-test
+}
 
 # The fuzz targets build on stable, and each one replays its corpus as a test.
 step_fuzz() {

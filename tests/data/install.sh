@@ -32,5 +32,8 @@ install_debian() {
 
 # What tests/data/make_corpus.py calls.
 install_corpus_tools() {
-    install_debian python3:python3 pip3:python3-pip npm:npm mke2fs:e2fsprogs mkfs.erofs:erofs-utils lz4:lz4 gzip:gzip
+    local pip=pip3
+    # Another Python in front of Debian's brings its own pip, or none.
+    if ! python3 -m pip --version >/dev/null 2>&1; then pip=python3-without-pip; fi
+    install_debian python3:python3 "$pip:python3-pip" npm:npm mke2fs:e2fsprogs mkfs.erofs:erofs-utils lz4:lz4 gzip:gzip
 }
