@@ -66,3 +66,8 @@ fn a_mirror_that_is_ill_costs_nothing_but_time() {
 fn a_mirror_that_never_stops_sending_is_left() {
     survives(|_| Fault::Endless);
 }
+
+#[test]
+fn a_mirror_that_sends_phones_elsewhere_costs_nothing_but_time() {
+    survives(|_| Fault::Redirect("http://127.0.0.1:9/repo/metadata/timestamp.json".to_owned()));
+}

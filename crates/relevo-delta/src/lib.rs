@@ -2,13 +2,13 @@
 //!
 //! The way of a delta, one stage after the other:
 //!
-//! 1. [`scan`]: both builds are read once; every image gets its SHA-256, every 4 KiB block a digest.
-//! 2. [`plan`]: target blocks that stand somewhere in the source become copies, blocks of zeros become zeros; what is
+//! 1. `scan`: both builds are read once; every image gets its SHA-256, every 4 KiB block a digest.
+//! 2. `plan`: target blocks that stand somewhere in the source become copies, blocks of zeros become zeros; what is
 //!    left is cut into pieces of bounded work.
-//! 3. [`anchor`]: for each piece, a sampled index over the whole source says which parts of it are alike.
-//! 4. [`matcher`]: bsdiff's mismatch-tolerant matching of what is left against those parts alone.
-//! 5. [`piece`]: operations, differences and new bytes become streams, compressed on all cores.
-//! 6. [`verify`]: the finished package is applied and compared with the target, byte by byte.
+//! 3. `anchor`: for each piece, a sampled index over the whole source says which parts of it are alike.
+//! 4. `matcher`: bsdiff's mismatch-tolerant matching of what is left against those parts alone.
+//! 5. `piece`: operations, differences and new bytes become streams, compressed on all cores.
+//! 6. `verify`: the finished package is applied and compared with the target, byte by byte.
 //!
 //! Memory is bounded by [`Options::memory`] whatever the images' sizes, since no image is ever held as a whole, and the
 //! same input gives the same bytes with any number of threads.
