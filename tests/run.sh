@@ -85,7 +85,7 @@ step_quickstart() {
 
 # The fuzz targets build on stable, and each one replays its corpus as a test.
 step_fuzz() {
-    if [ -f fuzz/Cargo.toml ]; then CARGO_TARGET_DIR=target/fuzz cargo test --manifest-path fuzz/Cargo.toml; fi
+    if [ -f fuzz/Cargo.toml ]; then CARGO_TARGET_DIR=target/fuzz cargo test --locked --manifest-path fuzz/Cargo.toml; fi
 }
 
 step_licences() {
