@@ -1,9 +1,9 @@
 //! Puts the package together: streams wait in a spill file until the manifest is known.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -110,7 +110,10 @@ pub(crate) fn write(
     let front = Front::new(manifest, limits)?;
 
     let failed = |source| DeltaError::Write { path: out.into(), source };
-    let file = tempfile::Builder::new().prefix(".relevo-").tempfile_in(directory(out)).map_err(failed)?;
+    // A package is for everybody; the umask takes away what the caller does not want to give.
+    let mode = Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().prefix(".relevo-").permissions(mode).tempfile_in(directory(out));
+    let file = file.map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 20, file.as_file());
     let mut copy = || -> io::Result<()> {
         writer.write_all(&front.encode())?;
