@@ -476,6 +476,31 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
+/// Checks every stream of a package against its manifest.
+pub(crate) fn check_streams_of(session: &Session<'_>, path: &Path) -> anyhow::Result<()> {
+    let package = open(path)?;
+    check_body(session, path, &package).with_context(|| format!("{} is refused", path.display()))?;
+    Ok(())
+}
+
+/// The number of streams, each of which is as the manifest says.
+fn check_body(session: &Session<'_>, path: &Path, package: &Package) -> anyhow::Result<usize> {
+    let content = body(&package.front, &package.file)?;
+    let bars = session.bars(path.file_name().unwrap_or_default().to_string_lossy());
+    bars.step("checking the streams", content.len().get());
+    let mut streams = 0;
+    for partition in &package.front.manifest().partitions {
+        for piece in &partition.pieces {
+            check_streams(piece, &piece.name(&partition.name), &content)?;
+            streams += piece.streams.len();
+            if bars.add(piece.streams.iter().map(|stream| stream.stored_len).sum()) == ControlFlow::Break(()) {
+                return Err(CliError::Stopped.into());
+            }
+        }
+    }
+    Ok(streams)
+}
+
 /// What `ota verify --json` says.
 #[derive(Debug, Serialize)]
 struct Verified {
@@ -499,19 +524,7 @@ pub(crate) fn verify(session: &Session<'_>, args: &OtaVerify) -> anyhow::Result<
         let signed = |key: &&ed25519_dalek::VerifyingKey| package.front.verify(&[**key], 1).is_ok();
         Some(given.iter().filter(signed).map(key_id).collect::<BTreeSet<_>>())
     };
-    let content = body(&package.front, &package.file)?;
-    let bars = session.bars(args.package.file_name().unwrap_or_default().to_string_lossy());
-    bars.step("checking the streams", content.len().get());
-    let mut streams = 0;
-    for partition in &package.front.manifest().partitions {
-        for piece in &partition.pieces {
-            check_streams(piece, &piece.name(&partition.name), &content).with_context(refused)?;
-            streams += piece.streams.len();
-            if bars.add(piece.streams.iter().map(|stream| stream.stored_len).sum()) == ControlFlow::Break(()) {
-                return Err(CliError::Stopped.into());
-            }
-        }
-    }
+    let streams = check_body(session, &args.package, &package).with_context(refused)?;
     let signatures: Vec<_> = package.front.signatures().iter().map(|signature| signature.key_id).collect();
     let mut text = format!("{}: {streams} streams are as the manifest says\n", args.package.display());
     let notes = match &valid {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     args::Publish,
-    command::ota::sign_to,
+    command::ota::{check_streams_of, sign_to},
     durable::{UNFINISHED, make_dir, sweep},
     error::CliError,
     home::{Home, human, names},
@@ -71,6 +71,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
         let signers = [key.signing_key().clone()];
         for made in pending {
             let path = signed.path().join(made.target.file());
+            // It may have lain here for long: what the disk made of it must not get a signature.
+            check_streams_of(session, &made.path)?;
             sign_to(&made.path, &path, &signers)?;
             let added = publication
                 .add_package(&made.target, &path, &made.custom)

@@ -261,6 +261,21 @@ fn an_image_that_changed_since_its_import_makes_no_package() {
 }
 
 #[test]
+fn a_package_that_the_disk_damaged_is_not_signed() {
+    let machine = Machine::with_device();
+    machine.at_desk(["import", &machine.build(1), "--device", "ginkgo"]).expect(0);
+    let package = machine.path("desk/packages/ginkgo/stable/ginkgo-1-full.rvp");
+    let mut bytes = fs::read(&package).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&package, bytes).unwrap();
+
+    let run = machine.at_desk(["publish"]).expect(1);
+
+    assert!(run.err.contains("ginkgo-1-full.rvp is refused") && run.err.contains("SHA-256"), "{}", run.err);
+    assert!(machine.tree("desk/repo/targets").is_empty());
+}
+
+#[test]
 fn unknown_devices_and_directories_are_named() {
     let machine = Machine::with_device();
 
