@@ -619,20 +619,18 @@ impl<'a> Updater<'a> {
         Ok(Done { message: describe(&self.state.phase, reality), phase: self.state.phase.name() })
     }
 
-    /// Metadata to install by: fresh where a mirror answers, else what was verified when the package was downloaded,
-    /// by the clock of that time. Nothing newer is believed that way, and nothing older.
+    /// Metadata to install by: fresh where a mirror answers; without network what was verified when the package was
+    /// downloaded, by the clock of that time. Metadata that was refused is no missing network: a mirror that serves an
+    /// old state must not get a build installed that was withdrawn since.
     fn trusted_for_install(&mut self, reality: &Reality) -> Result<Trusted, UpdateError> {
         let (http, mirrors) = (Http::new(&self.config.network, &self.environment.stop), self.mirrors());
         match self.refresh(&http, &mirrors, reality) {
-            Ok(trusted) => Ok(trusted),
-            Err(UpdateError::Refresh(
-                error @ (RefreshError::NoMirror { .. } | RefreshError::RefusedEverywhere { .. }),
-            )) => {
+            Err(UpdateError::Refresh(error @ RefreshError::NoMirror { .. })) => {
                 let Some(then) = self.state.verified_at else { return Err(error.into()) };
                 tracing::warn!(%error, "installing by the metadata of the last poll");
                 Ok(self.with_store(|store| store.offline(then))?)
             }
-            Err(error) => Err(error),
+            answer => answer,
         }
     }
 

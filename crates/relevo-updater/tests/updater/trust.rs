@@ -2,6 +2,7 @@
 
 use relevo_meta::TrustError;
 use relevo_updater::{
+    boot::Slot,
     trust::RefreshError,
     updater::{Found, UpdateError},
 };
@@ -88,6 +89,23 @@ fn refuses_rolled_back_and_expired_metadata() {
     phone.now = "2026-02-01T00:00:00Z".parse().unwrap();
     let error = phone.go(|updater| updater.check()).unwrap_err();
     assert!(matches!(refused(error), TrustError::Expired { .. }));
+}
+
+#[test]
+fn what_was_downloaded_is_installed_without_network_but_not_by_refused_metadata() {
+    let mut repo = repo();
+    let server = Server::start(repo.publish());
+    let mut phone = Phone::new(&repo, &[server.url()]);
+    phone.go(|updater| updater.download()).unwrap();
+    let before = phone.images_of(Slot::B);
+    phone.now = "2026-02-01T00:00:00Z".parse().unwrap();
+
+    let error = phone.go(|updater| updater.install()).unwrap_err();
+
+    assert!(matches!(refused(error), TrustError::Expired { .. }));
+    assert_eq!(phone.images_of(Slot::B), before, "nothing is written to the slot");
+    drop(server);
+    phone.go(|updater| updater.install()).unwrap();
 }
 
 #[test]
