@@ -12,7 +12,7 @@ use sigstore_tuf::{Key, Metadata, Role, RoleKeys, Root, Snapshot, Targets};
 
 use crate::{
     delegation,
-    error::{Cause, TrustError, from_core},
+    error::{Cause, TrustError, check_digits, from_core},
     keys::{PublicKey, SignError, Signer},
     trusted::Target,
 };
@@ -233,6 +233,7 @@ fn check_signed<T: Role>(
     keys: &BTreeMap<String, Key>,
     role_keys: &RoleKeys,
 ) -> Result<(), TrustError> {
+    check_digits(file, bytes)?;
     let parsed = Metadata::<T>::from_slice(bytes).map_err(|error| from_core(error, file, role))?;
     let actual = parsed.signed().version();
     if actual != version {

@@ -51,6 +51,15 @@ pub enum TrustError {
         /// Signatures that the delegating role asks for.
         threshold: usize,
     },
+    /// A signature written in another way than with the digits `0` to `9` and `a` to `f`. The core would read capitals
+    /// as well; then a byte could be changed on the way and the file still be believed.
+    #[error("{file} has a signature by the key {key_id} that is not in lower-case hexadecimal")]
+    SignatureDigits {
+        /// The file.
+        file: String,
+        /// The key that the signature names, cut at 80 characters.
+        key_id: String,
+    },
     /// One key signed twice.
     #[error("{file} is signed twice by the key {key_id} of the role {role:?}")]
     DuplicateSignature {
@@ -232,6 +241,7 @@ impl TrustError {
             | Self::TooLong { .. }
             | Self::Malformed { .. }
             | Self::Threshold { .. }
+            | Self::SignatureDigits { .. }
             | Self::DuplicateSignature { .. }
             | Self::VersionGap { .. }
             | Self::Expired { .. }
@@ -260,6 +270,7 @@ impl TrustError {
             | Self::TooLong { file, .. }
             | Self::Malformed { file, .. }
             | Self::Threshold { file, .. }
+            | Self::SignatureDigits { file, .. }
             | Self::DuplicateSignature { file, .. }
             | Self::VersionGap { file, .. }
             | Self::Expired { file, .. }
@@ -301,6 +312,7 @@ impl TrustError {
             Self::TooManyRoots { .. } => Some("run again: the next run goes on from there"),
             Self::NoSuchDevice { .. } => Some("check the vendor and the codename in the configuration"),
             Self::Threshold { .. }
+            | Self::SignatureDigits { .. }
             | Self::DuplicateSignature { .. }
             | Self::VersionGap { .. }
             | Self::WrongVersion { .. }
@@ -311,6 +323,28 @@ impl TrustError {
             _ => None,
         }
     }
+}
+
+/// Refuses a signature that is not in lower-case hexadecimal. What is no metadata at all is left to the core.
+pub(crate) fn check_digits(file: &str, bytes: &[u8]) -> Result<(), TrustError> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        signatures: Vec<Signature>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Signature {
+        keyid: String,
+        sig: String,
+    }
+    let Ok(File { signatures }) = serde_json::from_slice(bytes) else { return Ok(()) };
+    for Signature { keyid, sig } in signatures {
+        if sig.contains(|c: char| !matches!(c, '0'..='9' | 'a'..='f')) {
+            let key_id = keyid.chars().take(80).collect();
+            return Err(TrustError::SignatureDigits { file: file.to_owned(), key_id });
+        }
+    }
+    Ok(())
 }
 
 /// Translates an error of the verification core about `file`, which should be `role`.

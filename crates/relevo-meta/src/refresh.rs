@@ -17,7 +17,7 @@ use sigstore_tuf::{DelegatedRole, Error as Core, Key, MetaFile, Metadata, Snapsh
 use crate::{
     crypto, delegation,
     delegation::Cover,
-    error::{BadTarget, TrustError, from_core},
+    error::{BadTarget, TrustError, check_digits, from_core},
     trusted::{Custom, Package, RoleFile, Target, Trusted, TrustedDevice},
 };
 
@@ -219,11 +219,13 @@ impl Refresh {
     ///
     /// # Errors
     /// - [`TrustError::NoRoot`] if nothing is stored.
-    /// - [`TrustError::Malformed`] and [`TrustError::Threshold`] for a stored root that is damaged.
+    /// - [`TrustError::Malformed`], [`TrustError::Threshold`] and [`TrustError::SignatureDigits`] for a stored root that
+    ///   is damaged.
     pub fn start(stored: Stored, scope: Scope, now: Timestamp, limits: Limits) -> Result<Self, TrustError> {
         crypto::install_crypto();
         let root = stored.get("root.json").ok_or(TrustError::NoRoot)?;
         check_limit("root.json", root, limits.root)?;
+        check_digits("root.json", root)?;
         let core = TrustedMetadataSet::from_root(root).map_err(|error| from_core(error, "root.json", "root"))?;
         let now = now.checked_add(jiff::SignedDuration::from_nanos(1)).unwrap_or(now);
         Ok(Self {
@@ -290,7 +292,8 @@ impl Refresh {
             Answer::Absent if request.may_be_absent => return self.finish_root(),
             Answer::Absent => return self.refuse(TrustError::NotFound { file: request.name }),
         };
-        if let Err(error) = check_limit(&request.name, &bytes, request.limit) {
+        let checked = check_limit(&request.name, &bytes, request.limit);
+        if let Err(error) = checked.and_then(|()| check_digits(&request.name, &bytes)) {
             return self.refuse(error);
         }
         match &self.state {

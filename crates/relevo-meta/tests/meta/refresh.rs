@@ -704,6 +704,19 @@ fn refuses_one_signature_counted_twice() {
 }
 
 #[test]
+fn refuses_a_signature_in_capital_digits() {
+    let mut repo = repo();
+    let mut file: Value = serde_json::from_slice(&repo.metadata["timestamp.json"]).unwrap();
+    let signature = file["signatures"][0]["sig"].as_str().unwrap().to_ascii_uppercase();
+    file["signatures"][0]["sig"] = signature.into();
+    repo.metadata.insert("timestamp.json".to_owned(), serde_json::to_vec(&file).unwrap());
+
+    let error = refuse(&repo, &repo.stored_root());
+
+    assert!(matches!(error, TrustError::SignatureDigits { ref file, .. } if file == "timestamp.json"), "{error:?}");
+}
+
+#[test]
 fn refuses_a_role_in_place_of_another() {
     let mut repo = repo();
     let willow = repo.metadata["1.d-willow.json"].clone();
