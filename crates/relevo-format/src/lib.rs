@@ -7,6 +7,7 @@
 //! - [`package`]: the native container (`.rvp`), as specified in `docs/format.md`.
 //! - [`ops`]: the operations of a piece (copy, add, insert, zero), as bytes.
 //! - [`apply`]: makes one piece of a partition out of a source that was checked and a package.
+//! - `patch`: patches of AOSP, behind the feature `ab`.
 //! - [`image`]: raw and Android sparse images.
 //!
 //! # Examples
@@ -29,6 +30,8 @@ pub mod apply;
 pub mod image;
 pub mod ops;
 pub mod package;
+#[cfg(feature = "ab")]
+pub mod patch;
 mod read_at;
 mod varint;
 

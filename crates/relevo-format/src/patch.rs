@@ -1,0 +1,96 @@
+//! Patch formats of AOSP, as the operations of A/B payloads and of transfer lists carry them.
+//!
+//! - [`bsdiff`]: `BSDIFF40` and `BSDF2`, read and written.
+//!
+//! An applier takes the old bytes, a patch and where the new bytes go. It streams: memory is bounded by [`Limits`]
+//! whatever the patch says, and what is wrong is an error. None of these formats holds a hash of the new bytes; who
+//! applies a patch compares with the one that came signed.
+
+pub mod bsdiff;
+mod stream;
+
+use std::io;
+
+use relevo_types::ByteLen;
+
+pub use stream::{Codec, StreamError};
+
+/// What a patch may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the target; who knows how many it must have sets this.
+    pub output: ByteLen,
+    /// Bytes kept in memory besides the patch and its decompressors.
+    pub memory: ByteLen,
+}
+
+impl Default for Limits {
+    /// 200 MiB of target, the most that AOSP's generator makes of one patch; 128 MiB of memory.
+    fn default() -> Self {
+        Self { output: ByteLen::mib(200), memory: ByteLen::mib(128) }
+    }
+}
+
+/// Why a patch could not be applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PatchError {
+    /// Other first bytes than the format's.
+    #[error("this is no {format} patch")]
+    Magic {
+        /// The format that was expected.
+        format: &'static str,
+    },
+    /// The patch ends inside of its header, or before what its header tells of.
+    #[error("the patch has {actual} bytes, but its header asks for {expected}")]
+    Truncated {
+        /// Bytes that the header needs.
+        expected: u64,
+        /// Bytes that there are.
+        actual: u64,
+    },
+    /// A length below 0.
+    #[error("the {what} has a length of {value}")]
+    Negative {
+        /// What the length is of.
+        what: &'static str,
+        /// The length.
+        value: i64,
+    },
+    /// No codec that the format has.
+    #[error("unknown codec {0}")]
+    Codec(u8),
+    /// A target over [`Limits::output`].
+    #[error("the patch makes {len}, but {limit} are allowed")]
+    Output {
+        /// What the patch says.
+        len: ByteLen,
+        /// The limit.
+        limit: ByteLen,
+    },
+    /// A stream that cannot be decompressed, or that does not end where its last byte is used.
+    #[error("the {name} stream is damaged")]
+    Stream {
+        /// Which one.
+        name: &'static str,
+        /// What is wrong with it.
+        source: StreamError,
+    },
+    /// Control entries that make more than the target, or very many that make nothing.
+    #[error("control entries go beyond the target of {0}")]
+    Overrun(ByteLen),
+    /// A position before the start or after the end of the old bytes.
+    #[error("old position {at} of {len}")]
+    Position {
+        /// The position, after which diff or extra bytes come.
+        at: i64,
+        /// Length of the old bytes.
+        len: ByteLen,
+    },
+    /// The old bytes could not be read.
+    #[error("could not read the old bytes")]
+    Read(#[source] io::Error),
+    /// The new bytes could not be written.
+    #[error("could not write the new bytes")]
+    Write(#[source] io::Error),
+}

@@ -1,0 +1,240 @@
+//! `BSDIFF40` and `BSDF2`: the new bytes as differences to runs of old ones, with bytes that are new between them.
+//!
+//! # Layout
+//! `"BSDIFF40"` (three bzip2 streams), or `"BSDF2"` and one byte for the [`Codec`] of each stream; length of the control
+//! and of the diff stream as stored, length of the target; then the control, diff and extra streams. Integers are of 8
+//! bytes, little-endian, with the sign in the highest bit. A control entry is three of them: how many bytes to make of
+//! old bytes plus diff bytes, how many of extra bytes, and how far to move on in the old bytes after that.
+//!
+//! # Source
+//! AOSP `external/bsdiff`, `bspatch.cc` and `patch_reader.cc`; Colin Percival's bsdiff 4.
+
+use std::io::Write;
+
+use relevo_types::ByteLen;
+
+use super::{
+    Codec, Limits, PatchError,
+    stream::{Decoder, compress},
+};
+use crate::ReadAt;
+
+const HEADER_LEN: usize = 32;
+const LEGACY_MAGIC: &[u8; 8] = b"BSDIFF40";
+const MAGIC: &[u8; 5] = b"BSDF2";
+/// Bytes moved at once.
+const BUFFER: usize = 1 << 16;
+/// Control entries that make nothing and are put up with, besides one for each byte of the target.
+const IDLE_ENTRIES: u64 = 1024;
+
+/// Makes the target of `patch` out of `old` and writes it to `out`.
+///
+/// As AOSP's reader has it, old bytes after the end count as 0, while a position after the end or before the start is
+/// refused even where nothing is read there.
+///
+/// # Errors
+/// [`PatchError`]; `out` has then got a part of the target.
+pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limits) -> Result<(), PatchError> {
+    let header = Header::parse(patch)?;
+    if header.new_len > limits.output {
+        return Err(PatchError::Output { len: header.new_len, limit: limits.output });
+    }
+    let (new_len, old_len) = (header.new_len.get(), old.len().get());
+    let [mut control, mut diff, mut extra] = header.streams.map(|(codec, bytes)| Decoder::new(codec, bytes));
+    let damaged = |name| move |source| PatchError::Stream { name, source };
+    let (mut old_buffer, mut buffer) = (vec![0; BUFFER], vec![0; BUFFER]);
+    let (mut made, mut position, mut entries) = (0_u64, 0_i64, 0_u64);
+    while made < new_len {
+        let mut entry = [0; 24];
+        control.fill(&mut entry).map_err(damaged("control"))?;
+        let [add, insert, step] = integers(&entry);
+        let length = |value| u64::try_from(value).map_err(|_| PatchError::Negative { what: "control entry", value });
+        let (add, insert) = (length(add)?, length(insert)?);
+        entries += 1;
+        // Entries without bytes are cheap to compress; only so many of them make a patch.
+        let end = made.checked_add(add).and_then(|sum| sum.checked_add(insert)).filter(|&end| end <= new_len);
+        let end = end.filter(|_| entries <= new_len.saturating_add(IDLE_ENTRIES));
+        let end = end.ok_or(PatchError::Overrun(header.new_len))?;
+
+        let outside = || PatchError::Position { at: position, len: old.len() };
+        let start = u64::try_from(position).ok().filter(|&start| start <= old_len).ok_or_else(outside)?;
+        let mut done = 0;
+        while done < add {
+            let len = usize::try_from(add - done).unwrap_or(usize::MAX).min(BUFFER);
+            let new_bytes = &mut buffer[..len];
+            diff.fill(new_bytes).map_err(damaged("diff"))?;
+            let at = start.saturating_add(done);
+            let left = usize::try_from(old_len.saturating_sub(at)).unwrap_or(usize::MAX).min(len);
+            if left > 0 {
+                let old_bytes = &mut old_buffer[..left];
+                old.read_exact_at(old_bytes, at).map_err(PatchError::Read)?;
+                for (new, old) in new_bytes.iter_mut().zip(old_bytes) {
+                    *new = new.wrapping_add(*old);
+                }
+            }
+            out.write_all(new_bytes).map_err(PatchError::Write)?;
+            done += len as u64;
+        }
+        let mut done = 0;
+        while done < insert {
+            let len = usize::try_from(insert - done).unwrap_or(usize::MAX).min(BUFFER);
+            let new_bytes = &mut buffer[..len];
+            extra.fill(new_bytes).map_err(damaged("extra"))?;
+            out.write_all(new_bytes).map_err(PatchError::Write)?;
+            done += len as u64;
+        }
+        made = end;
+        // Where this leads to only matters if another entry follows.
+        position = position.saturating_add_unsigned(add).saturating_add(step);
+    }
+    control.finish().map_err(damaged("control"))?;
+    diff.finish().map_err(damaged("diff"))?;
+    extra.finish().map_err(damaged("extra"))
+}
+
+/// The length of the target that the header of `patch` tells of.
+///
+/// # Errors
+/// [`PatchError`] if there is no good header.
+pub fn target_len(patch: &[u8]) -> Result<ByteLen, PatchError> {
+    Ok(Header::parse(patch)?.new_len)
+}
+
+/// The header with the streams that it tells of: control, diff, extra.
+struct Header<'a> {
+    new_len: ByteLen,
+    streams: [(Codec, &'a [u8]); 3],
+}
+
+impl<'a> Header<'a> {
+    fn parse(patch: &'a [u8]) -> Result<Self, PatchError> {
+        let short = |expected: u64| PatchError::Truncated { expected, actual: patch.len() as u64 };
+        let (head, body) = patch.split_at_checked(HEADER_LEN).ok_or_else(|| short(HEADER_LEN as u64))?;
+        let (magic, lengths) = head.split_at(LEGACY_MAGIC.len());
+        let codecs = match magic.strip_prefix(MAGIC) {
+            Some(&[control, diff, extra]) => [codec(control)?, codec(diff)?, codec(extra)?],
+            _ if magic == LEGACY_MAGIC => [Codec::Bzip2; 3],
+            _ => return Err(PatchError::Magic { format: "bsdiff" }),
+        };
+        let length = |what, value| u64::try_from(value).map_err(|_| PatchError::Negative { what, value });
+        let [control_len, diff_len, new_len] = integers(lengths.try_into().expect("32 bytes less 8"));
+        let control_len = length("control stream", control_len)?;
+        let diff_len = length("diff stream", diff_len)?;
+        let new_len = length("target", new_len)?;
+        let short = || short((HEADER_LEN as u64).saturating_add(control_len).saturating_add(diff_len));
+        let split = |bytes: &'a [u8], len| {
+            usize::try_from(len).ok().and_then(|len| bytes.split_at_checked(len)).ok_or_else(short)
+        };
+        let (control, body) = split(body, control_len)?;
+        let (diff, extra) = split(body, diff_len)?;
+        let [a, b, c] = codecs;
+        Ok(Self { new_len: ByteLen::new(new_len), streams: [(a, control), (b, diff), (c, extra)] })
+    }
+}
+
+fn codec(byte: u8) -> Result<Codec, PatchError> {
+    match byte {
+        1 => Ok(Codec::Bzip2),
+        2 => Ok(Codec::Brotli),
+        _ => Err(PatchError::Codec(byte)),
+    }
+}
+
+fn integers(bytes: &[u8; 24]) -> [i64; 3] {
+    let mut integers = [0; 3];
+    for (integer, bytes) in integers.iter_mut().zip(bytes.as_chunks().0) {
+        let raw = u64::from_le_bytes(*bytes);
+        let size = (raw & (u64::MAX >> 1)).cast_signed();
+        *integer = if raw >> 63 == 1 { -size } else { size };
+    }
+    integers
+}
+
+fn put(out: &mut Vec<u8>, integer: i64) {
+    let sign = u64::from(integer < 0) << 63;
+    out.extend((integer.unsigned_abs() | sign).to_le_bytes());
+}
+
+fn put_entry(control: &mut Vec<u8>, entry: [i64; 3]) {
+    entry.into_iter().for_each(|integer| put(control, integer));
+}
+
+/// A run of new bytes like old ones, and the new bytes after it that are like nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match {
+    /// First old byte.
+    pub old: usize,
+    /// First new byte.
+    pub new: usize,
+    /// Bytes that are alike.
+    pub len: usize,
+    /// Bytes after them that are like nothing.
+    pub extra: usize,
+}
+
+/// How a patch is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `BSDIFF40`, for source builds of minor version 2 and 3 and for transfer lists.
+    Bsdiff40,
+    /// `BSDF2` with these codecs for control, diff and extra.
+    Bsdf2([Codec; 3]),
+    /// `BSDF2` with the smaller codec for each stream.
+    Smallest,
+}
+
+/// Writes the patch that makes `new` of `old`.
+///
+/// # Panics
+/// If `matches` do not cover `new` in order and completely, or reach outside of `old`: the matcher's mistake, never the
+/// input's.
+pub fn write(old: &[u8], new: &[u8], matches: &[Match], format: Format) -> Vec<u8> {
+    let matched: usize = matches.iter().map(|found| found.len).sum();
+    let (mut control, mut diff) = (Vec::with_capacity(24 * matches.len()), Vec::with_capacity(matched));
+    let mut extra = Vec::with_capacity(new.len().saturating_sub(matched));
+    let signed = |value: usize| i64::try_from(value).expect("memory is smaller than 2^63 bytes");
+    let (mut at, mut position) = (0, 0);
+    // A seek comes after the bytes of its entry, so the first match needs an entry of its own to get to its place.
+    if let Some(first) = matches.first().filter(|first| first.old > 0 && first.len > 0) {
+        put_entry(&mut control, [0, 0, signed(first.old)]);
+        position = first.old;
+    }
+    for (index, found) in matches.iter().enumerate() {
+        assert_eq!(found.new, at, "the matches leave a gap or overlap");
+        // Where nothing of the old bytes is used, it does not matter which.
+        let start = if found.len == 0 { position } else { found.old };
+        let (new_bytes, rest) = new[at..].split_at(found.len);
+        diff.extend(new_bytes.iter().zip(&old[start..start + found.len]).map(|(new, old)| new.wrapping_sub(*old)));
+        extra.extend_from_slice(&rest[..found.extra]);
+        at += found.len + found.extra;
+        let end = start + found.len;
+        position = matches.get(index + 1).filter(|next| next.len > 0).map_or(end, |next| next.old);
+        put_entry(&mut control, [signed(found.len), signed(found.extra), signed(position) - signed(end)]);
+    }
+    assert_eq!(at, new.len(), "the matches end too early");
+
+    let streams = [control, diff, extra].map(|raw| (raw, Codec::Bzip2));
+    let mut out = Vec::from(LEGACY_MAGIC);
+    let chosen = match format {
+        Format::Bsdiff40 => streams.map(|(raw, codec)| (codec, compress(codec, &raw))),
+        Format::Bsdf2(codecs) => {
+            let [a, b, c] = codecs;
+            let [(control, _), (diff, _), (extra, _)] = streams;
+            [(a, compress(a, &control)), (b, compress(b, &diff)), (c, compress(c, &extra))]
+        }
+        Format::Smallest => streams.map(|(raw, _)| {
+            let both = [Codec::Brotli, Codec::Bzip2].map(|codec| (codec, compress(codec, &raw)));
+            both.into_iter().min_by_key(|(_, bytes)| bytes.len()).expect("there are two")
+        }),
+    };
+    if format != Format::Bsdiff40 {
+        out.clear();
+        out.extend_from_slice(MAGIC);
+        out.extend(chosen.iter().map(|&(codec, _)| codec as u8));
+    }
+    put(&mut out, signed(chosen[0].1.len()));
+    put(&mut out, signed(chosen[1].1.len()));
+    put(&mut out, signed(new.len()));
+    chosen.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes));
+    out
+}

@@ -1,0 +1,5 @@
+//! Patch formats of AOSP, through the public face of the crate.
+#![expect(clippy::unwrap_used, reason = "fixtures are tests too")]
+
+mod bsdiff;
+mod golden;
