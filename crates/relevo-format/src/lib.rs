@@ -9,6 +9,7 @@
 //! - [`apply`]: makes one piece of a partition out of a source that was checked and a package.
 //! - `patch`: patches of AOSP, behind the feature `ab`.
 //! - [`image`]: raw and Android sparse images.
+//! - `fs`, behind the feature `ab`: the files in images of ext4 and EROFS. The phone never reads any.
 //!
 //! # Examples
 //! ```
@@ -27,6 +28,8 @@
 //! ```
 
 pub mod apply;
+#[cfg(feature = "ab")]
+pub mod fs;
 pub mod image;
 pub mod ops;
 pub mod package;

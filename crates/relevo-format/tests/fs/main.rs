@@ -1,0 +1,5 @@
+//! File systems in images, through the crate's public face.
+#![expect(clippy::unwrap_used, reason = "fixtures are tests too")]
+
+mod ext4;
+mod fixture;
