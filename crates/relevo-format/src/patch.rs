@@ -1,18 +1,22 @@
 //! Patch formats of AOSP, as the operations of A/B payloads and of transfer lists carry them.
 //!
 //! - [`bsdiff`]: `BSDIFF40` and `BSDF2`, read and written.
+//! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read.
 //!
 //! An applier takes the old bytes, a patch and where the new bytes go. It streams: memory is bounded by [`Limits`]
 //! whatever the patch says, and what is wrong is an error. None of these formats holds a hash of the new bytes; who
 //! applies a patch compares with the one that came signed.
 
 pub mod bsdiff;
+mod deflate;
+pub mod puffin;
 mod stream;
 
 use std::io;
 
 use relevo_types::ByteLen;
 
+pub use deflate::DeflateError;
 pub use stream::{Codec, StreamError};
 
 /// What a patch may ask for.
@@ -75,6 +79,29 @@ pub enum PatchError {
         name: &'static str,
         /// What is wrong with it.
         source: StreamError,
+    },
+    /// A header that is no protobuf message.
+    #[error("the header is damaged")]
+    Header(#[source] prost::DecodeError),
+    /// A version that did not exist when this was written.
+    #[error("unknown version {0}")]
+    Version(i32),
+    /// Places of streams that cannot be.
+    #[error("the header's extents are wrong: {reason}")]
+    Extents {
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A deflate stream, of the old file or for the new one.
+    #[error("a deflate stream is damaged")]
+    Deflate(#[source] DeflateError),
+    /// Something over [`Limits::memory`].
+    #[error("the patch needs {needed} of memory, but {limit} are allowed")]
+    Memory {
+        /// What the patch asks for at once.
+        needed: ByteLen,
+        /// The limit.
+        limit: ByteLen,
     },
     /// Control entries that make more than the target, or very many that make nothing.
     #[error("control entries go beyond the target of {0}")]

@@ -3,3 +3,4 @@
 
 mod bsdiff;
 mod golden;
+mod puffin;
