@@ -23,8 +23,23 @@ const LEVELS: &[(&str, u8, &[&str])] = &[
 const TOP: &str = "relevo-tests";
 
 /// What must not be in the phone's binary: each is either large, or a second way of doing what is there already.
-const NEVER_ON_THE_PHONE: &[&str] =
-    &["tokio", "actix", "sqlx", "openssl", "aws-lc", "native-tls", "reqwest", "hyper", "clap", "pkcs8", "rayon"];
+const NEVER_ON_THE_PHONE: &[&str] = &[
+    "tokio",
+    "actix",
+    "sqlx",
+    "openssl",
+    "aws-lc",
+    "native-tls",
+    "reqwest",
+    "hyper",
+    "clap",
+    "pkcs8",
+    "rayon",
+    "prost",
+    "liblzma",
+    "num-bigint",
+    "p256",
+];
 
 /// What of that is there all the same, and why.
 const EXCEPTIONS: &[&str] = &[

@@ -9,6 +9,7 @@
 //! - [`apply`]: makes one piece of a partition out of a source that was checked and a package.
 //! - `patch`: patches of AOSP, behind the feature `ab`.
 //! - [`image`]: raw and Android sparse images.
+//! - `ota_zip`, `payload`: A/B OTA zips and what they hold, behind the feature `ab`; never on a phone.
 //! - `fs`, behind the feature `ab`: the files in images of ext4 and EROFS. The phone never reads any.
 //!
 //! # Examples
@@ -32,9 +33,13 @@ pub mod apply;
 pub mod fs;
 pub mod image;
 pub mod ops;
+#[cfg(feature = "ab")]
+pub mod ota_zip;
 pub mod package;
 #[cfg(feature = "ab")]
 pub mod patch;
+#[cfg(feature = "ab")]
+pub mod payload;
 mod read_at;
 mod varint;
 

@@ -1,0 +1,577 @@
+//! What a payload says of itself, checked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use relevo_types::{BLOCK, ByteLen, NameError, PartitionName, Sha256};
+
+use super::{PayloadError, wire};
+
+/// What a payload makes and of what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// Which operations the source build has to know; 0 in a full payload.
+    pub minor_version: u32,
+    /// Date of the build in seconds since 1970; phones with a newer build refuse it. None if it is not said.
+    pub max_timestamp: Option<i64>,
+    /// Whether partitions that are not named stay as they are.
+    pub partial: bool,
+    /// Security patch level of the build.
+    pub security_patch_level: Option<String>,
+    /// Partitions, in the payload's order.
+    pub partitions: Vec<Partition>,
+    /// What Virtual A/B is told: groups, snapshots, compression.
+    pub dynamic: Option<wire::DynamicPartitionMetadata>,
+    /// APEXes of the build.
+    pub apexes: Vec<wire::ApexInfo>,
+}
+
+/// An image by length and digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// Its length in bytes.
+    pub size: ByteLen,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+}
+
+/// One partition of a payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partition {
+    /// Its name, without a slot.
+    pub name: PartitionName,
+    /// The image that it starts from; none if it is made from the payload alone.
+    pub old: Option<ImageInfo>,
+    /// The image that it makes.
+    pub new: ImageInfo,
+    /// How, in the payload's order.
+    pub operations: Vec<Operation>,
+    /// Blocks that the phone computes: hash tree and error correction. Empty if operations make all.
+    pub verity: Vec<Extent>,
+    /// Its own version, as phones compare it.
+    pub version: Option<String>,
+    /// The program that runs after it was written.
+    pub postinstall: Option<String>,
+    /// Steps of merging its snapshot.
+    pub merge_operations: usize,
+    /// Bytes that its snapshot takes.
+    pub estimate_cow_size: Option<u64>,
+    /// Operations that its snapshot takes.
+    pub estimate_op_count_max: Option<u64>,
+}
+
+/// A run of blocks of [`BLOCK`] bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extent {
+    /// First block, counted from the start of the partition.
+    pub start: u64,
+    /// Number of blocks; never 0.
+    pub blocks: u64,
+}
+
+impl Extent {
+    /// First byte in the partition.
+    pub fn offset(&self) -> u64 {
+        // An extent is inside its partition, whose size is a number of bytes.
+        self.start * BLOCK.get()
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.blocks * BLOCK.get()
+    }
+
+    /// Never: extents of no blocks are refused.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.blocks
+    }
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum OperationKind {
+    /// Writes its data.
+    Replace,
+    /// Writes its data, stored with bzip2.
+    ReplaceBz,
+    /// Copies blocks of the source.
+    SourceCopy,
+    /// A patch of bsdiff's first format.
+    SourceBsdiff,
+    /// Writes zeros.
+    Zero,
+    /// Gives the blocks back; they read as zeros.
+    Discard,
+    /// Writes its data, stored with xz.
+    ReplaceXz,
+    /// A patch between inflated streams.
+    Puffdiff,
+    /// A patch of bsdiff's second format.
+    BrotliBsdiff,
+    /// A patch between programs.
+    Zucchini,
+    /// A patch between files that were stored with LZ4.
+    Lz4diffBsdiff,
+    /// The same, with a puffin patch inside.
+    Lz4diffPuffdiff,
+    /// Writes its data, stored with Zstandard.
+    ReplaceZstd,
+}
+
+impl OperationKind {
+    /// By its number.
+    fn from_number(number: i32) -> Option<Self> {
+        Some(match number {
+            0 => Self::Replace,
+            1 => Self::ReplaceBz,
+            4 => Self::SourceCopy,
+            5 => Self::SourceBsdiff,
+            6 => Self::Zero,
+            7 => Self::Discard,
+            8 => Self::ReplaceXz,
+            9 => Self::Puffdiff,
+            10 => Self::BrotliBsdiff,
+            11 => Self::Zucchini,
+            12 => Self::Lz4diffBsdiff,
+            13 => Self::Lz4diffPuffdiff,
+            14 => Self::ReplaceZstd,
+            _ => return None,
+        })
+    }
+
+    /// As the format calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replace => "REPLACE",
+            Self::ReplaceBz => "REPLACE_BZ",
+            Self::SourceCopy => "SOURCE_COPY",
+            Self::SourceBsdiff => "SOURCE_BSDIFF",
+            Self::Zero => "ZERO",
+            Self::Discard => "DISCARD",
+            Self::ReplaceXz => "REPLACE_XZ",
+            Self::Puffdiff => "PUFFDIFF",
+            Self::BrotliBsdiff => "BROTLI_BSDIFF",
+            Self::Zucchini => "ZUCCHINI",
+            Self::Lz4diffBsdiff => "LZ4DIFF_BSDIFF",
+            Self::Lz4diffPuffdiff => "LZ4DIFF_PUFFDIFF",
+            Self::ReplaceZstd => "REPLACE_ZSTD",
+        }
+    }
+
+    /// Whether it reads the old partition.
+    pub fn reads_source(self) -> bool {
+        matches!(
+            self,
+            Self::SourceCopy
+                | Self::SourceBsdiff
+                | Self::Puffdiff
+                | Self::BrotliBsdiff
+                | Self::Zucchini
+                | Self::Lz4diffBsdiff
+                | Self::Lz4diffPuffdiff
+        )
+    }
+
+    /// Whether it has data in the payload.
+    pub fn has_data(self) -> bool {
+        !matches!(self, Self::SourceCopy | Self::Zero | Self::Discard)
+    }
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An operation's bytes in the payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Data {
+    /// First byte, counted from the first blob.
+    pub offset: u64,
+    /// Number of bytes; never 0.
+    pub len: u64,
+    /// Their SHA-256; old generators leave it out.
+    pub sha256: Option<Sha256>,
+}
+
+/// One step of making a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// What it does.
+    pub kind: OperationKind,
+    /// What it has in the payload.
+    pub data: Option<Data>,
+    /// What it reads of the old partition, in this order.
+    pub source: Vec<Extent>,
+    /// SHA-256 of what it reads.
+    pub source_sha256: Option<Sha256>,
+    /// What it writes, in this order.
+    pub target: Vec<Extent>,
+}
+
+impl Operation {
+    /// Bytes that it reads of the old partition.
+    pub fn source_len(&self) -> u64 {
+        self.source.iter().map(Extent::len).sum()
+    }
+
+    /// Bytes that it writes.
+    pub fn target_len(&self) -> u64 {
+        self.target.iter().map(Extent::len).sum()
+    }
+}
+
+/// What is wrong with one operation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// A number that means nothing to us.
+    #[error("its kind is {0}, which this version does not know")]
+    Kind(i32),
+    /// MOVE and BSDIFF, which wrote over what they read.
+    #[error("its kind is {0}, which works in place and ended with version 1 of the format")]
+    InPlace(&'static str),
+    /// It has no kind.
+    #[error("it does not say what it does")]
+    NoKind,
+    /// Data where none belongs, or none where some does.
+    #[error("{kind} with {len} bytes of data")]
+    Data {
+        /// What it does.
+        kind: OperationKind,
+        /// Bytes of data.
+        len: u64,
+    },
+    /// A gap between blobs, or bytes that two operations share.
+    #[error("its data starts at byte {actual}; what came before ends at {expected}")]
+    DataOffset {
+        /// Where it has to start.
+        expected: u64,
+        /// Where it starts.
+        actual: u64,
+    },
+    /// Lengths that are over 64 bits together.
+    #[error("its lengths are over 2^64 together")]
+    Overflow,
+    /// An extent without blocks.
+    #[error("an extent at block {start} has no blocks")]
+    EmptyExtent {
+        /// First block.
+        start: u64,
+    },
+    /// An extent beyond the image.
+    #[error("the {whose} has {image} blocks; an extent is {blocks} blocks at {start}")]
+    Beyond {
+        /// Old or new image.
+        whose: &'static str,
+        /// Blocks of the image.
+        image: u64,
+        /// First block of the extent.
+        start: u64,
+        /// Its blocks.
+        blocks: u64,
+    },
+    /// It writes nothing.
+    #[error("{0} writes nothing")]
+    NoTarget(OperationKind),
+    /// Extents of the source where none belong, or none where some do.
+    #[error("{kind} reads {blocks} blocks of the old image")]
+    Source {
+        /// What it does.
+        kind: OperationKind,
+        /// Blocks that it reads.
+        blocks: u64,
+    },
+    /// A copy of another length.
+    #[error("it copies {source_blocks} blocks to {target_blocks}")]
+    CopyLength {
+        /// Blocks that it reads.
+        source_blocks: u64,
+        /// Blocks that it writes.
+        target_blocks: u64,
+    },
+    /// No SHA-256.
+    #[error("its {whose} digest has {len} bytes; a SHA-256 has 32")]
+    Digest {
+        /// Of data or source.
+        whose: &'static str,
+        /// Bytes.
+        len: usize,
+    },
+    /// It reads from an image that the payload says nothing of.
+    #[error("it reads the old image, of which nothing is said")]
+    NoOld,
+}
+
+/// What is wrong with one partition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PartitionError {
+    /// No such name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// It was there before.
+    #[error("it is named twice")]
+    Twice,
+    /// Nothing is said of the image that it makes.
+    #[error("the length and digest of the new image are missing")]
+    NoNew,
+    /// A digest of another length.
+    #[error("the digest of the {whose} has {len} bytes; a SHA-256 has 32")]
+    Digest {
+        /// Old or new image.
+        whose: &'static str,
+        /// Bytes.
+        len: usize,
+    },
+    /// Not a number of blocks, or beyond the limit.
+    #[error("the {whose} has {size} bytes; expected a multiple of {BLOCK}, at most {limit}")]
+    Size {
+        /// Old or new image.
+        whose: &'static str,
+        /// Bytes.
+        size: u64,
+        /// The most that we take.
+        limit: ByteLen,
+    },
+    /// One operation is wrong.
+    #[error("operation {index} is wrong")]
+    Operation {
+        /// Which one.
+        index: usize,
+        /// What is wrong.
+        source: OperationError,
+    },
+    /// Two operations write the same block, or one does so twice.
+    #[error("block {block} is written twice")]
+    Overlap {
+        /// Which one.
+        block: u64,
+    },
+    /// Blocks that nothing writes.
+    #[error("{written} of {blocks} blocks are written")]
+    Uncovered {
+        /// Blocks that are written.
+        written: u64,
+        /// Blocks that have to be.
+        blocks: u64,
+    },
+    /// An extent of the hash tree or of the error correction beyond the image.
+    #[error("{what} is beyond the new image's {blocks} blocks")]
+    Verity {
+        /// Which extent.
+        what: &'static str,
+        /// Blocks of the image.
+        blocks: u64,
+    },
+    /// A merge that touches what it has written: no order, or a cycle.
+    #[error("step {index} of the merge reads or writes blocks that an earlier step writes")]
+    MergeOrder {
+        /// Which one.
+        index: usize,
+    },
+    /// An extent of the merge beyond its image.
+    #[error("step {index} of the merge reaches beyond the image")]
+    MergeBeyond {
+        /// Which one.
+        index: usize,
+    },
+}
+
+/// Checks a decoded manifest; gives it with the length of all blobs.
+pub(super) fn check(raw: wire::DeltaArchiveManifest, limit: ByteLen) -> Result<(Manifest, u64), PayloadError> {
+    let block_size = raw.block_size.unwrap_or(4096);
+    if u64::from(block_size) != BLOCK.get() {
+        return Err(PayloadError::BlockSize(block_size));
+    }
+    let mut names = BTreeSet::new();
+    let mut blobs = 0;
+    let mut partitions = Vec::with_capacity(raw.partitions.len());
+    for partition in raw.partitions {
+        let name = partition.partition_name.clone().unwrap_or_default();
+        let wrong = |source| PayloadError::Partition { name: name.chars().take(80).collect(), source };
+        let checked = check_partition(partition, limit, &mut blobs).map_err(wrong)?;
+        if !names.insert(checked.name.clone()) {
+            return Err(wrong(PartitionError::Twice));
+        }
+        partitions.push(checked);
+    }
+    if partitions.is_empty() {
+        return Err(PayloadError::NoPartitions);
+    }
+    let manifest = Manifest {
+        minor_version: raw.minor_version.unwrap_or(0),
+        max_timestamp: raw.max_timestamp,
+        partial: raw.partial_update.unwrap_or(false),
+        security_patch_level: raw.security_patch_level,
+        partitions,
+        dynamic: raw.dynamic_partition_metadata,
+        apexes: raw.apex_info,
+    };
+    Ok((manifest, blobs))
+}
+
+const OLD: &str = "old image";
+const NEW: &str = "new image";
+
+fn image(raw: &wire::PartitionInfo, whose: &'static str, limit: ByteLen) -> Result<ImageInfo, PartitionError> {
+    let hash = raw.hash.as_deref().unwrap_or_default();
+    let size = raw.size.unwrap_or(0);
+    if !size.is_multiple_of(BLOCK.get()) || size > limit.get() {
+        return Err(PartitionError::Size { whose, size, limit });
+    }
+    let hash = <[u8; 32]>::try_from(hash).map_err(|_| PartitionError::Digest { whose, len: hash.len() })?;
+    Ok(ImageInfo { size: ByteLen::new(size), sha256: Sha256::new(hash) })
+}
+
+fn check_partition(raw: wire::PartitionUpdate, limit: ByteLen, blobs: &mut u64) -> Result<Partition, PartitionError> {
+    let name = PartitionName::parse(raw.partition_name.as_deref().unwrap_or_default())?;
+    // A partition that is new in this build has an old image of no bytes, and may have no digest of it.
+    let old = raw.old_partition_info.filter(|old| old.size.unwrap_or(0) > 0);
+    let old = old.map(|old| image(&old, OLD, limit)).transpose()?;
+    let new = image(&raw.new_partition_info.ok_or(PartitionError::NoNew)?, NEW, limit)?;
+    let blocks = new.size.get() / BLOCK.get();
+    let old_blocks = old.map(|old| old.size.get() / BLOCK.get());
+    let mut operations = Vec::with_capacity(raw.operations.len());
+    for (index, operation) in raw.operations.into_iter().enumerate() {
+        let operation = check_operation(operation, old_blocks, blocks, blobs);
+        operations.push(operation.map_err(|source| PartitionError::Operation { index, source })?);
+    }
+    let mut verity = Vec::new();
+    for (what, extent) in [("the hash tree", raw.hash_tree_extent), ("the error correction", raw.fec_extent)] {
+        // What the device is not asked to compute is absent or empty.
+        let Some(extent) = extent.filter(|extent| extent.num_blocks.unwrap_or(0) > 0) else { continue };
+        verity.push(inside(&extent, NEW, blocks).map_err(|_| PartitionError::Verity { what, blocks })?);
+    }
+    check_cover(&operations, &verity, blocks)?;
+    check_merge(&raw.merge_operations, old_blocks.unwrap_or(0), blocks)?;
+    let runs = raw.run_postinstall.unwrap_or(false);
+    Ok(Partition {
+        name,
+        old,
+        new,
+        operations,
+        verity,
+        version: raw.version,
+        postinstall: runs.then(|| raw.postinstall_path.unwrap_or_else(|| "postinstall".to_owned())),
+        merge_operations: raw.merge_operations.len(),
+        estimate_cow_size: raw.estimate_cow_size,
+        estimate_op_count_max: raw.estimate_op_count_max,
+    })
+}
+
+fn inside(raw: &wire::Extent, whose: &'static str, image: u64) -> Result<Extent, OperationError> {
+    let (start, blocks) = (raw.start_block.unwrap_or(0), raw.num_blocks.unwrap_or(0));
+    if blocks == 0 {
+        return Err(OperationError::EmptyExtent { start });
+    }
+    match start.checked_add(blocks) {
+        Some(end) if end <= image => Ok(Extent { start, blocks }),
+        _ => Err(OperationError::Beyond { whose, image, start, blocks }),
+    }
+}
+
+fn digest(bytes: Option<Vec<u8>>, whose: &'static str) -> Result<Option<Sha256>, OperationError> {
+    // An empty one is as good as none: protobuf writers do not agree on which to write.
+    let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+    let bytes = <[u8; 32]>::try_from(&bytes[..]).map_err(|_| OperationError::Digest { whose, len: bytes.len() })?;
+    Ok(Some(Sha256::new(bytes)))
+}
+
+fn check_operation(
+    raw: wire::InstallOperation,
+    old_blocks: Option<u64>,
+    new_blocks: u64,
+    blobs: &mut u64,
+) -> Result<Operation, OperationError> {
+    let kind = match raw.kind.ok_or(OperationError::NoKind)? {
+        2 => return Err(OperationError::InPlace("MOVE")),
+        3 => return Err(OperationError::InPlace("BSDIFF")),
+        number => OperationKind::from_number(number).ok_or(OperationError::Kind(number))?,
+    };
+    let len = raw.data_length.unwrap_or(0);
+    if (len > 0) != kind.has_data() {
+        return Err(OperationError::Data { kind, len });
+    }
+    let data = if kind.has_data() {
+        let offset = raw.data_offset.unwrap_or(0);
+        // Phones read a payload once, front to back, and refuse one that goes back or leaves bytes out.
+        if offset != *blobs {
+            return Err(OperationError::DataOffset { expected: *blobs, actual: offset });
+        }
+        *blobs = blobs.checked_add(len).ok_or(OperationError::Overflow)?;
+        Some(Data { offset, len, sha256: digest(raw.data_sha256_hash, "data's")? })
+    } else {
+        None
+    };
+    let sum = |extents: &[Extent]| extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.len()));
+    let target: Vec<_> =
+        raw.dst_extents.iter().map(|extent| inside(extent, NEW, new_blocks)).collect::<Result<_, _>>()?;
+    let target_len = sum(&target).ok_or(OperationError::Overflow)?;
+    if target.is_empty() {
+        return Err(OperationError::NoTarget(kind));
+    }
+    if !kind.reads_source() && !raw.src_extents.is_empty()
+        || kind == OperationKind::SourceCopy && raw.src_extents.is_empty()
+    {
+        let blocks = raw.src_extents.iter().filter_map(|extent| extent.num_blocks).fold(0, u64::saturating_add);
+        return Err(OperationError::Source { kind, blocks });
+    }
+    let mut source = Vec::with_capacity(raw.src_extents.len());
+    for extent in &raw.src_extents {
+        source.push(inside(extent, OLD, old_blocks.ok_or(OperationError::NoOld)?)?);
+    }
+    let source_len = sum(&source).ok_or(OperationError::Overflow)?;
+    if kind == OperationKind::SourceCopy && source_len != target_len {
+        let (source_blocks, target_blocks) = (source_len / BLOCK.get(), target_len / BLOCK.get());
+        return Err(OperationError::CopyLength { source_blocks, target_blocks });
+    }
+    Ok(Operation { kind, data, source, source_sha256: digest(raw.src_sha256_hash, "source's")?, target })
+}
+
+/// Checks that each block is written once: by an operation, or by the phone. Takes memory for extents, not for blocks.
+fn check_cover(operations: &[Operation], verity: &[Extent], blocks: u64) -> Result<(), PartitionError> {
+    let mut all: Vec<Extent> =
+        operations.iter().flat_map(|operation| &operation.target).chain(verity).copied().collect();
+    all.sort_unstable();
+    let mut written = 0;
+    for pair in all.windows(2) {
+        if pair[0].end() > pair[1].start {
+            return Err(PartitionError::Overlap { block: pair[1].start });
+        }
+    }
+    for extent in &all {
+        written += extent.blocks;
+    }
+    if written != blocks { Err(PartitionError::Uncovered { written, blocks }) } else { Ok(()) }
+}
+
+/// Checks that no step of a merge reads what an earlier one has written; an order that does so has a cycle in it.
+fn check_merge(steps: &[wire::CowMergeOperation], old_blocks: u64, new_blocks: u64) -> Result<(), PartitionError> {
+    // Ends of what was written, by first block.
+    let mut written: BTreeMap<u64, u64> = BTreeMap::new();
+    let touched = |written: &BTreeMap<u64, u64>, extent: &Extent| {
+        written.range(..extent.end()).next_back().is_some_and(|(_, &end)| end > extent.start)
+    };
+    // A snapshot is merged into the partition that the old image lies in, so both lengths bound it.
+    let most = old_blocks.max(new_blocks);
+    for (index, step) in steps.iter().enumerate() {
+        let beyond = |_| PartitionError::MergeBeyond { index };
+        let source = step.src_extent.filter(|extent| extent.num_blocks.unwrap_or(0) > 0);
+        let source = source.map(|extent| inside(&extent, OLD, most)).transpose().map_err(beyond)?;
+        let target = inside(&step.dst_extent.unwrap_or_default(), NEW, new_blocks).map_err(beyond)?;
+        if source.is_some_and(|source| touched(&written, &source)) || touched(&written, &target) {
+            return Err(PartitionError::MergeOrder { index });
+        }
+        written.insert(target.start, target.end());
+    }
+    Ok(())
+}
