@@ -2,6 +2,7 @@
 //!
 //! - [`bsdiff`]: `BSDIFF40` and `BSDF2`, read and written.
 //! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read.
+//! - [`lz4diff`]: `LZ4DIFF`, either of them over LZ4 blocks decompressed, read.
 //!
 //! An applier takes the old bytes, a patch and where the new bytes go. It streams: memory is bounded by [`Limits`]
 //! whatever the patch says, and what is wrong is an error. None of these formats holds a hash of the new bytes; who
@@ -9,6 +10,7 @@
 
 pub mod bsdiff;
 mod deflate;
+pub mod lz4diff;
 pub mod puffin;
 mod stream;
 
@@ -95,6 +97,26 @@ pub enum PatchError {
     /// A deflate stream, of the old file or for the new one.
     #[error("a deflate stream is damaged")]
     Deflate(#[source] DeflateError),
+    /// A kind of patch inside of another that does not exist.
+    #[error("unknown kind {0} of inner patch")]
+    Inner(i32),
+    /// No compression that blocks can have.
+    #[error("unknown compression {0}")]
+    Algorithm(i32),
+    /// A block that is no LZ4, of the old file, or that LZ4 cannot make, of the new one.
+    #[error("block {index} is no LZ4 block")]
+    Lz4 {
+        /// The number of the block, from 0.
+        index: usize,
+        /// What the library says; nothing if it made another length.
+        source: Option<lzzzz::Error>,
+    },
+    /// LZ4 makes something else of a block than where the patch was made.
+    #[error("block {index} was compressed to other bytes than by the maker of the patch")]
+    Recompressed {
+        /// The number of the block, from 0.
+        index: usize,
+    },
     /// Something over [`Limits::memory`].
     #[error("the patch needs {needed} of memory, but {limit} are allowed")]
     Memory {

@@ -3,4 +3,6 @@
 
 mod bsdiff;
 mod golden;
+mod lz4diff;
+mod message;
 mod puffin;

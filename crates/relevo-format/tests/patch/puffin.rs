@@ -7,7 +7,10 @@ use relevo_format::patch::{
 };
 use relevo_types::ByteLen;
 
-use crate::golden;
+use crate::{
+    golden,
+    message::{field, varint},
+};
 
 fn run(old: &[u8], patch: &[u8]) -> Result<Vec<u8>, PatchError> {
     let mut out = Vec::new();
@@ -52,20 +55,6 @@ struct Side {
     deflates: Vec<(u64, u64)>,
     puffs: Vec<(u64, u64)>,
     puffed_len: u64,
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while value > 127 {
-        out.push(u8::try_from(value & 127).unwrap() | 128);
-        value >>= 7;
-    }
-    out.push(u8::try_from(value).unwrap());
-    out
-}
-
-fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[tag << 3 | 2], &varint(bytes.len() as u64)[..], bytes].concat()
 }
 
 impl Side {
