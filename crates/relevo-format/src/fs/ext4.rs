@@ -128,7 +128,7 @@ pub(super) fn read(image: &dyn ReadAt, limits: &Limits) -> Result<FileSystem, Fs
             }
         }
     }
-    Ok(fs.tree.finish(fs.layout.block_size))
+    fs.tree.finish(fs.layout.block_size)
 }
 
 impl Layout {

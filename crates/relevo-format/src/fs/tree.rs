@@ -76,8 +76,10 @@ impl<'a> Tree<'a> {
     }
 
     pub(super) fn check_file_size(&self, size: u64) -> Result<(), FsError> {
-        if size > self.limits.file_bytes {
-            return Err(self.limit("bytes in one file", self.limits.file_bytes));
+        // Whatever is asked for: so much keeps all sums within 64 bits.
+        let limit = self.limits.file_bytes.min(1 << 60);
+        if size > limit {
+            return Err(self.limit("bytes in one file", limit));
         }
         Ok(())
     }
@@ -116,10 +118,13 @@ impl<'a> Tree<'a> {
     }
 
     /// The list, with what belongs to no file.
-    pub(super) fn finish(mut self, block_size: u32) -> FileSystem {
+    pub(super) fn finish(mut self, block_size: u32) -> Result<FileSystem, FsError> {
         self.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        if let Some([_, again]) = self.files.array_windows().find(|[a, b]| a.path == b.path) {
+            return Err(self.damaged("the inode of a second file of the same name", again.inode, 0));
+        }
         let metadata = self.unclaimed(u64::from(block_size));
-        FileSystem { kind: self.kind, block_size, files: self.files, metadata }
+        Ok(FileSystem { kind: self.kind, block_size, files: self.files, metadata })
     }
 
     fn unclaimed(&self, block_size: u64) -> Vec<Range<u64>> {
@@ -244,4 +249,8 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

@@ -104,6 +104,7 @@ fn reads_deep_trees_unwritten_extents_and_indexed_directories() {
     for number in 0..1500 {
         fs::write(tree.join(format!("etc/many/{number} {}", "x".repeat(60))), b"").unwrap();
     }
+    fs::write(tree.join("n".repeat(255)), b"longest name").unwrap();
     fs::write(tree.join("grows"), b"").unwrap();
     let Some(()) = make(&image, &tree, &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum"], "32M") else { return };
     let (Some(mut debugfs), Some(mut fsck)) = (tool("debugfs"), tool("e2fsck")) else { return };
