@@ -265,6 +265,8 @@ pub enum Ota {
     Diff(OtaDiff),
     /// Make the images that a package promises
     Apply(OtaApply),
+    /// Take the images out of a full OTA zip, payload or package
+    Extract(OtaExtract),
     /// Check a package: structure, every stored stream, signatures
     Verify(OtaVerify),
     /// Add signatures to a package
@@ -312,12 +314,25 @@ pub struct OtaDiff {
 pub struct OtaApply {
     /// The package
     pub package: PathBuf,
-    /// Directory of NAME.img that the package starts from; none for a full package
-    #[arg(long, value_name = "DIR")]
+    /// Directory of NAME.img that the package starts from, or the full OTA zip that they came in; none for a full package
+    #[arg(long, value_name = "DIR|ZIP")]
     pub source: Option<PathBuf>,
     /// Directory that the images go to; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// `relevo ota extract`.
+#[derive(Debug, Args)]
+pub struct OtaExtract {
+    /// A full OTA zip, payload.bin or package
+    pub package: PathBuf,
+    /// Directory that the images go to; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Take these partitions alone; of zips and payloads [default: all]
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub partition: Vec<PartitionName>,
 }
 
 /// `relevo ota verify`.
@@ -325,9 +340,12 @@ pub struct OtaApply {
 pub struct OtaVerify {
     /// The package
     pub package: PathBuf,
-    /// An ed25519 public key (SubjectPublicKeyInfo PEM) that may sign; may be repeated
+    /// A public key (SubjectPublicKeyInfo PEM) that may sign: ed25519, for zips and payloads RSA or P-256; may be repeated
     #[arg(long, value_name = "PEM")]
     pub key: Vec<PathBuf>,
+    /// A certificate (X.509 PEM) whose key may sign zips and payloads; may be repeated
+    #[arg(long, value_name = "PEM")]
+    pub cert: Vec<PathBuf>,
     /// How many of the keys must have signed
     #[arg(long, value_name = "N", default_value_t = 1, requires = "key", value_parser = threshold)]
     pub threshold: usize,

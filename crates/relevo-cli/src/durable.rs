@@ -44,6 +44,11 @@ impl Draft {
         self.file.get_ref().path()
     }
 
+    /// The unfinished file, for who writes at offsets instead of in order.
+    pub(crate) fn file(&self) -> &File {
+        self.file.get_ref().as_file()
+    }
+
     /// Makes the file durable and gives it its name.
     pub(crate) fn finish(self) -> Result<(), CliError> {
         let path = self.path;

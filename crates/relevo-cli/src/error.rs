@@ -210,6 +210,58 @@ pub enum CliError {
         /// How many images it needs.
         bases: usize,
     },
+    /// An image to start from that is another one.
+    #[error("{} has SHA-256 {actual}; the payload starts from {expected}", path.display())]
+    SourceDiffers {
+        /// Which file.
+        path: PathBuf,
+        /// As the payload says.
+        expected: relevo_types::Sha256,
+        /// As it is.
+        actual: relevo_types::Sha256,
+    },
+    /// A partition that was asked for and is not there.
+    #[error("the payload has no partition {partition}; it has {present}")]
+    NoPartition {
+        /// Which one.
+        partition: relevo_types::PartitionName,
+        /// Those that it has.
+        present: String,
+    },
+    /// Blocks that the phone computes.
+    #[error(
+        "the payload leaves the hash tree or error correction of {partition} to the phone, which this version does not compute"
+    )]
+    Verity {
+        /// Which partition.
+        partition: relevo_types::PartitionName,
+    },
+    /// What stands beside the payload is not of it.
+    #[error("payload_properties.txt has {key} {stated}; the payload has {actual}")]
+    Property {
+        /// Which property.
+        key: &'static str,
+        /// As stated.
+        stated: String,
+        /// As it is.
+        actual: String,
+    },
+    /// No key that signs payloads.
+    #[error("{} is no key or certificate", path.display())]
+    AbKey {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: relevo_format::payload::KeyError,
+    },
+    /// Options of one kind of package given for another.
+    #[error("{option} is for {kind} packages")]
+    OtherKind {
+        /// Which option.
+        option: &'static str,
+        /// The kind that it is for.
+        kind: PackageKind,
+    },
     /// Images would be made over those that they are made from.
     #[error("--out and --source are the same directory, {}", dir.display())]
     SameDirectory {

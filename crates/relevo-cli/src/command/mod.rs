@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod ab;
 pub(crate) mod delta;
 pub(crate) mod device;
 pub(crate) mod generate;

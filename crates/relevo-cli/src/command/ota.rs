@@ -22,8 +22,9 @@ use serde::Serialize;
 use sha2::Digest;
 
 use crate::{
-    args::{OtaApply, OtaDiff, OtaSign, OtaVerify},
+    args::{OtaApply, OtaDiff, OtaExtract, OtaSign, OtaVerify},
     builds::open_dir,
+    command::ab,
     durable::{Draft, PUBLIC, UNFINISHED, make_dir, parent},
     error::CliError,
     home::human,
@@ -102,7 +103,10 @@ struct StreamCount {
     raw: u64,
 }
 
-pub(crate) fn inspect(path: &Path) -> anyhow::Result<Answer> {
+pub(crate) fn inspect(session: &Session<'_>, path: &Path) -> anyhow::Result<Answer> {
+    if ab::is_ab(path)? {
+        return ab::inspect(session, path);
+    }
     let package = open(path)?;
     let inspection = inspection(&package).with_context(|| format!("{} is refused", path.display()))?;
     let text = table(&inspection);
@@ -367,7 +371,20 @@ struct Image {
     sha256: Sha256,
 }
 
+pub(crate) fn extract(session: &Session<'_>, args: &OtaExtract) -> anyhow::Result<Answer> {
+    if ab::is_ab(&args.package)? {
+        return ab::extract(session, args);
+    }
+    if !args.partition.is_empty() {
+        return Err(CliError::OtherKind { option: "--partition", kind: PackageKind::Ab }.into());
+    }
+    apply(session, &OtaApply { package: args.package.clone(), source: None, out: args.out.clone() })
+}
+
 pub(crate) fn apply(session: &Session<'_>, args: &OtaApply) -> anyhow::Result<Answer> {
+    if ab::is_ab(&args.package)? {
+        return ab::apply(session, args);
+    }
     let package = open(&args.package)?;
     let manifest = package.front.manifest();
     if args.source.is_none() && !manifest.bases.is_empty() {
@@ -514,6 +531,12 @@ struct Verified {
 }
 
 pub(crate) fn verify(session: &Session<'_>, args: &OtaVerify) -> anyhow::Result<Answer> {
+    if ab::is_ab(&args.package)? {
+        return ab::verify(session, args);
+    }
+    if !args.cert.is_empty() {
+        return Err(CliError::OtherKind { option: "--cert", kind: PackageKind::Ab }.into());
+    }
     let refused = || format!("{} is refused", args.package.display());
     let given = keys::open_public(&args.key)?;
     let package = open(&args.package)?;

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Machine, binary};
 
 /// Every command with its subcommands.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "",
     "init",
     "device",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 22] = [
     "ota inspect",
     "ota diff",
     "ota apply",
+    "ota extract",
     "ota verify",
     "ota sign",
     "completions",

@@ -5,6 +5,7 @@
     reason = "a test's world that cannot be made fails the test"
 )]
 
+mod ab;
 mod help;
 mod ota;
 mod release;

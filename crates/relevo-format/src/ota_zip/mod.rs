@@ -356,6 +356,11 @@ impl<R: ReadAt> OtaZip<R> {
         Ok(Self { file, entries, names, end: end.at, comment: end.comment })
     }
 
+    /// The file that the zip is in.
+    pub fn file(&self) -> &R {
+        &self.file
+    }
+
     /// All entries, as the directory has them.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

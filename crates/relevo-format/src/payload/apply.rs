@@ -164,6 +164,8 @@ pub fn is_applied(kind: OperationKind) -> bool {
             | OperationKind::SourceBsdiff
             | OperationKind::BrotliBsdiff
             | OperationKind::Puffdiff
+            | OperationKind::Lz4diffBsdiff
+            | OperationKind::Lz4diffPuffdiff
     )
 }
 
@@ -417,6 +419,7 @@ fn patch(
     let mut out = BufWriter::with_capacity(BUFFER, Target { sink, extents: &operation.target, done: 0, written: 0 });
     let apply = match place.kind {
         OperationKind::Puffdiff => patch::puffin::apply,
+        OperationKind::Lz4diffBsdiff | OperationKind::Lz4diffPuffdiff => patch::lz4diff::apply,
         _ => patch::bsdiff::apply,
     };
     apply(old, &bytes, &mut out, &limits).map_err(|source| {
