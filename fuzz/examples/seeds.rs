@@ -93,7 +93,28 @@ fn main() -> io::Result<()> {
     let list = ChunkList::for_reader(&[7; 300_000][..], ByteLen::new(300_000)).expect("it is as long as it says");
     seed("chunks", "two", &list.encode())?;
     let empty = Builder::new(ByteLen::ZERO, ByteLen::kib(64)).and_then(Builder::finish).expect("no bytes are fine");
-    seed("chunks", "empty", &empty.encode())
+    seed("chunks", "empty", &empty.encode())?;
+
+    // Patches that AOSP's generator made, as they are: kind 0, the old file with its length, the patch.
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/relevo-format/tests/patch/golden");
+    for (target, old, patch) in [
+        ("bsdf2", "9.old", "9.bsdiff40"),
+        ("bsdf2", "9.old", "9.bsdf2"),
+        ("puffin", "17.old", "17.puf1"),
+        ("lz4diff", "58.old", "58.lz4diff"),
+    ] {
+        let (old, bytes) = (fs::read(golden.join(old))?, fs::read(golden.join(patch))?);
+        let len = u16::try_from(old.len()).expect("short").to_le_bytes();
+        seed(target, patch, &[&[0], &len[..], &old, &bytes].concat())?;
+    }
+    let part = |bytes: &[u8]| [&u16::try_from(bytes.len()).expect("short").to_le_bytes()[..], bytes].concat();
+    let control = [[2, 1, 3], [1, 2, 0]].concat().into_iter().flat_map(u64::to_le_bytes).collect::<Vec<_>>();
+    seed("bsdf2", "parts", &[&[1], &part(b"old bytes")[..], &part(&control), &part(b"\0\0\x01"), b"new"].concat())?;
+    // One block of fixed codes; a stored one.
+    seed("puffin", "fixed", b"\x03\0\0\xa0\0a\x80\0\0\xff\x81")?;
+    seed("puffin", "stored", b"\x05\0\0\x80\x02xyz\xff\x81")?;
+    let file = fs::read(golden.join("58.old"))?;
+    seed("lz4diff", "parts", &[&[0b10_0111], &part(&file[..4096])[..], &part(&[b'x'; 900]), &[200]].concat())
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -21,8 +21,21 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 6] =
-    [("front", front), ("manifest", manifest), ("ops", ops), ("apply", apply), ("sparse", sparse), ("chunks", chunks)];
+pub const TARGETS: [(&str, Target); 9] = [
+    ("front", front),
+    ("manifest", manifest),
+    ("ops", ops),
+    ("apply", apply),
+    ("sparse", sparse),
+    ("chunks", chunks),
+    ("bsdf2", patch::bsdf2),
+    ("puffin", patch::puffin),
+    ("lz4diff", patch::lz4diff),
+];
+
+mod patch;
+
+pub use patch::{bsdf2, lz4diff, puffin};
 
 /// The front of a package: what is read is written back as it was.
 pub fn front(data: &[u8]) {
