@@ -54,7 +54,7 @@ step_lint() {
 # A feature only adds: each crate that has one is also built alone, without it.
 step_features() {
     local crate
-    for crate in relevo-types relevo-meta relevo-updater; do
+    for crate in relevo-types relevo-format relevo-meta relevo-updater; do
         cargo clippy --locked --package "$crate" -- -D warnings
     done
 }

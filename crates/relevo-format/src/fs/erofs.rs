@@ -282,7 +282,7 @@ impl<'a> Erofs<'a> {
         let unit: u64 = if format & INDEXES == 0 { 4 } else { 8 };
         let count = inode.size.div_ceil(1 << chunk_bits);
         // Neighbours become one extent, but finding them takes as long.
-        self.tree.count_extents(count / 8)?;
+        self.tree.count_extents(count / 2)?;
         let table = inode.end.next_multiple_of(unit);
         let mut found = Extents::new(inode.size);
         for number in 0..count {

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the golden images and their lists: make.py [MKFS_EROFS]
+"""Makes the golden images and their lists, and the seeds of the fuzz targets: make.py [MKFS_EROFS]
 
 The lists come from the tree, not from the images. Fragments and shared clusters need erofs-utils 1.7 or newer; without
-one, give no argument and those two are left as they are.
+one, give no argument and those images are left as they are. Seeds lack the zeros at their end; the targets add some.
 """
 import hashlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,6 +78,45 @@ def list_of(tree: Path, lost_and_found: bool) -> str:
     return "".join(lines[name] for name in sorted(lines))
 
 
+SEEDS = {
+    "ext4/seed-extents": ["-t", "ext4", "-b", "1024", "-O", "none,extent,filetype", "-N", "32"],
+    "ext4/seed-inline": ["-t", "ext4", "-b", "1024", "-I", "256", "-O", "none,extent,inline_data,64bit", "-N", "32"],
+    "ext4/seed-map": ["-t", "ext2", "-b", "1024", "-I", "128", "-O", "none,filetype", "-N", "32"],
+    "erofs/seed-plain": [],
+    "erofs/seed-compact": ["-zlz4hc", "-C16384"],
+    "erofs/seed-legacy": ["-zlz4", "-Elegacy-compress"],
+    "erofs/seed-tailpacking": ["-zlz4hc", "-Eztailpacking"],
+    "erofs/seed-chunks": ["--chunksize=4096"],
+    "erofs/seed-fragments": ["-zlz4hc", "-Efragments,dedupe"],
+}
+
+
+def make_seeds(scratch: Path, newer: str | None) -> None:
+    corpus = HERE / "../../../../../fuzz/corpus"
+    tree, image = scratch / "small", scratch / "image"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d/text").write_bytes(b"".join(b"%d little words " % number for number in range(1600)))
+    (tree / "d/short").write_bytes(b"short")
+    (tree / "middle").write_bytes(b"m" * 90)
+    (tree / "link").symlink_to("d/short")
+    with open(tree / "holes", "wb") as holes:
+        holes.seek(5000)
+        holes.write(b"end")
+    for path in [tree, *tree.rglob("*")]:
+        os.utime(path, (0, 0), follow_symlinks=False)
+    for name, arguments in SEEDS.items():
+        image.unlink(missing_ok=True)
+        if name.startswith("ext4"):
+            subprocess.run([*EXT4, *arguments, "-m0", "-d", tree, image, "96K"], check=True)
+        elif "-Efragments,dedupe" not in arguments or newer:
+            tool = newer if "-Efragments,dedupe" in arguments else "mkfs.erofs"
+            subprocess.run([tool, "--quiet", *EROFS, *arguments, image, tree], check=True)
+        else:
+            continue
+        (corpus / name).parent.mkdir(exist_ok=True)
+        (corpus / name).write_bytes(image.read_bytes().rstrip(b"\0"))
+
+
 def main() -> None:
     newer = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as scratch:
@@ -96,6 +134,7 @@ def main() -> None:
                 continue
             subprocess.run(["zstd", "-q", "-f", "-19", image, "-o", HERE / f"{name}.img.zst"], check=True)
             (HERE / f"{name}.list").write_text(list_of(tree, name.startswith("ext")))
+        make_seeds(Path(scratch), newer)
 
 
 main()
