@@ -7,8 +7,9 @@
 use std::{io, ops::ControlFlow};
 
 use relevo_format::{
-    ReadAt,
+    ReadAt, Section,
     apply::{apply_piece, body, check_source},
+    fs,
     image::SparseImage,
     ops::{Decoder, Encoder, Op},
     package::{Base, BaseKind, Codec, Engine, Front, Info, Limits, Manifest, Partition, Piece, Role, Stream},
@@ -21,7 +22,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -31,6 +32,8 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("bsdf2", patch::bsdf2),
     ("puffin", patch::puffin),
     ("lz4diff", patch::lz4diff),
+    ("ext4", ext4),
+    ("erofs", erofs),
 ];
 
 mod patch;
@@ -254,4 +257,70 @@ pub fn chunks(data: &[u8]) {
     }
     assert_eq!(end, list.file_length().get());
     assert!(list.range(list.count()).is_err());
+}
+
+/// An ext4 image without the zeros at its end.
+pub fn ext4(data: &[u8]) {
+    files(data, &[(0x438, b"\x53\xef")]);
+}
+
+/// An EROFS image without the zeros at its end.
+pub fn erofs(data: &[u8]) {
+    files(data, &[(0x400, b"\xe2\xe1\xf5\xe0")]);
+}
+
+/// Files of an image that has this at these places: parts follow each other and lie in the image, and what is not
+/// metadata belongs to a file.
+fn files(data: &[u8], marks: &[(usize, &[u8])]) {
+    const LEN: usize = 128 << 10;
+    let limits = fs::Limits {
+        files: 200,
+        path_bytes: 20_000,
+        depth: 20,
+        extents: 5000,
+        directory_bytes: 1 << 18,
+        file_bytes: 1 << 20,
+    };
+    let mut image = data[..data.len().min(LEN)].to_vec();
+    image.resize(LEN, 0);
+    for (at, bytes) in marks {
+        image[*at..].iter_mut().zip(*bytes).for_each(|(place, byte)| *place = *byte);
+    }
+    let Ok(listing) = fs::read(&image, &limits) else { return };
+
+    let within = |start: u64, len: u64| assert!(start.checked_add(len).is_some_and(|end| end <= LEN as u64));
+    let metadata = |at: u64| listing.metadata.iter().any(|range| range.contains(&at));
+    let mut to_read: u64 = 4 << 20;
+    for file in &listing.files {
+        let mut reached = 0;
+        match &file.content {
+            fs::Content::Plain(extents) => {
+                for extent in extents {
+                    assert!(extent.file_offset == reached && extent.len > 0);
+                    reached += extent.len;
+                    match extent.stored {
+                        fs::Stored::Blocks(start) => {
+                            within(start, extent.len);
+                            assert!(!metadata(start));
+                        }
+                        fs::Stored::Inline(start) => within(start, extent.len),
+                        fs::Stored::Hole => (),
+                    }
+                }
+            }
+            fs::Content::Compressed(clusters) => {
+                for cluster in clusters {
+                    assert!(cluster.file_offset == reached && cluster.len > 0);
+                    reached += cluster.len;
+                    within(cluster.image_offset, cluster.stored_len);
+                    assert!(cluster.inline || !metadata(cluster.image_offset));
+                }
+            }
+        }
+        assert_eq!(reached, file.size);
+        if file.size <= to_read {
+            to_read -= file.size;
+            let _outcome = io::copy(&mut Section::whole(fs::open(&image, file)), &mut io::sink());
+        }
+    }
 }
