@@ -17,7 +17,8 @@ fn make(image: &Path, tree: &Path, arguments: &[&str]) -> Option<()> {
 }
 
 fn holds_the_tree(arguments: &[&str]) -> Option<FileSystem> {
-    let dir = TempDir::new().unwrap();
+    // Not in TMPDIR, which may be a tmpfs: there mkfs.erofs 1.5 ends with an I/O error when it writes chunks.
+    let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
     make_tree(&tree, 3);
     make(&image, &tree, arguments)?;
