@@ -114,7 +114,46 @@ fn main() -> io::Result<()> {
     seed("puffin", "fixed", b"\x03\0\0\xa0\0a\x80\0\0\xff\x81")?;
     seed("puffin", "stored", b"\x05\0\0\x80\x02xyz\xff\x81")?;
     let file = fs::read(golden.join("58.old"))?;
-    seed("lz4diff", "parts", &[&[0b10_0111], &part(&file[..4096])[..], &part(&[b'x'; 900]), &[200]].concat())
+    seed("lz4diff", "parts", &[&[0b10_0111], &part(&file[..4096])[..], &part(&[b'x'; 900]), &[200]].concat())?;
+    ab()
+}
+
+/// A payload of two blocks, and an OTA zip around it; both by hand, as only readers are part of the crate.
+fn ab() -> io::Result<()> {
+    // Field 1: name; 7: the new image, of 2 blocks; 8: an operation each for the first and for the second block.
+    let image = [&[0x08, 0x80, 0x40, 0x12, 0x20][..], &[7; 32]].concat();
+    let extent = |start: u8| [0x08, start, 0x10, 0x01];
+    let replace = [&[0x08, 0x00, 0x10, 0x00, 0x18, 0x80, 0x20, 0x32, 0x04][..], &extent(0)].concat();
+    let zero = [&[0x08, 0x06, 0x32, 0x04][..], &extent(1)].concat();
+    let field = |tag: u8, bytes: &[u8]| [&[tag, u8::try_from(bytes.len()).expect("short")], bytes].concat();
+    let partition = [field(0x0a, b"boot"), field(0x3a, &image), field(0x42, &replace), field(0x42, &zero)].concat();
+    let manifest = [&[0x18, 0x80, 0x20][..], &field(0x6a, &partition)].concat();
+    let mut payload = b"CrAU".to_vec();
+    payload.extend(2_u64.to_be_bytes());
+    payload.extend((manifest.len() as u64).to_be_bytes());
+    payload.extend([0; 4]);
+    payload.extend(&manifest);
+    payload.extend([5; 4096]);
+    seed("payload", "two-blocks", &payload)?;
+
+    let (mut zip, mut directory) = (Vec::new(), Vec::new());
+    let files: [(&str, &[u8]); 2] = [("META-INF/com/android/metadata", b"ota-type=AB\n"), ("payload.bin", &payload)];
+    for (name, bytes) in files {
+        let at = u32::try_from(zip.len()).expect("short");
+        let len = u32::try_from(bytes.len()).expect("short").to_le_bytes();
+        let name_len = u16::try_from(name.len()).expect("short").to_le_bytes();
+        let header = [&[0; 12][..], &len, &len, &name_len, &[0, 0]].concat();
+        zip.extend([b"PK\x03\x04\x14\0", &header[..], name.as_bytes(), bytes].concat());
+        directory
+            .extend([b"PK\x01\x02\x14\0\x14\0", &header[..], &[0; 10], &at.to_le_bytes(), name.as_bytes()].concat());
+    }
+    let at = u32::try_from(zip.len()).expect("short");
+    zip.extend(&directory);
+    zip.extend(b"PK\x05\x06\0\0\0\0\x02\0\x02\0");
+    zip.extend(u32::try_from(directory.len()).expect("short").to_le_bytes());
+    zip.extend(at.to_le_bytes());
+    zip.extend([0, 0]);
+    seed("ota_zip", "two-entries", &zip)
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

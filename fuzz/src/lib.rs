@@ -12,7 +12,9 @@ use relevo_format::{
     fs,
     image::SparseImage,
     ops::{Decoder, Encoder, Op},
+    ota_zip::{self, OtaZip},
     package::{Base, BaseKind, Codec, Engine, Front, Info, Limits, Manifest, Partition, Piece, Role, Stream},
+    payload::{self, Payload, Sink, apply_operation, is_applied},
 };
 use relevo_meta::chunks::ChunkList;
 use relevo_types::{ByteLen, PartitionName, Sha256};
@@ -22,7 +24,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -34,6 +36,8 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("lz4diff", patch::lz4diff),
     ("ext4", ext4),
     ("erofs", erofs),
+    ("ota_zip", ota_zip),
+    ("payload", payload),
 ];
 
 mod patch;
@@ -321,6 +325,59 @@ fn files(data: &[u8], marks: &[(usize, &[u8])]) {
         if file.size <= to_read {
             to_read -= file.size;
             let _outcome = io::copy(&mut Section::whole(fs::open(&image, file)), &mut io::sink());
+        }
+    }
+}
+
+/// An OTA zip: what it says lies inside of it, and nothing takes more than it may.
+pub fn ota_zip(data: &[u8]) {
+    let Ok(zip) = OtaZip::read(data, &ota_zip::Limits::default()) else { return };
+
+    let limit = ByteLen::kib(64);
+    for entry in zip.entries() {
+        let end = entry.offset.checked_add(entry.stored).expect("entries are within 64 bits");
+        assert!(end <= data.len() as u64);
+        if let Ok(bytes) = zip.small(&entry.name, limit) {
+            assert_eq!(bytes.len() as u64, entry.len);
+        }
+        if let Ok(stored) = zip.stored(&entry.name) {
+            let mut last = [0];
+            assert!(stored.read_exact_at(&mut last, stored.len().get()).is_err());
+        }
+    }
+    let _ = (zip.metadata_text(), zip.metadata(), zip.properties());
+    if let Ok(signature) = zip.signature() {
+        assert!(signature.signed().get() < data.len() as u64);
+        assert!(signature.verify(&data, &[], |_| ControlFlow::Continue(())).is_err());
+    }
+}
+
+/// A partition that looks at where it is written, and keeps nothing.
+struct Bounds(u64);
+
+impl Sink for Bounds {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(offset.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.0));
+        Ok(())
+    }
+}
+
+/// A payload: blocks are written once and inside, and every operation ends.
+pub fn payload(data: &[u8]) {
+    let limits = payload::Limits { memory: ByteLen::mib(16), partition: ByteLen::mib(1), ..payload::Limits::default() };
+    let Ok(payload) = Payload::read(&data, &limits) else { return };
+
+    assert_eq!(payload.len().get(), data.len() as u64);
+    assert!(payload.verify_metadata(&[]).is_err());
+    for partition in &payload.manifest().partitions {
+        let computed: u64 = partition.verity.iter().map(payload::Extent::len).sum();
+        let written: u64 = partition.operations.iter().map(payload::Operation::target_len).sum();
+        assert_eq!(computed + written, partition.new.size.get());
+        let old = vec![7; partition.old.map_or(0, |old| old.size.get().try_into().expect("at most 1 MiB"))];
+        let sink = Bounds(partition.new.size.get());
+        for (index, operation) in partition.operations.iter().enumerate() {
+            let applied = apply_operation(&payload, &data, partition, index, Some(&old), &sink);
+            assert!(applied.is_err() || is_applied(operation.kind));
         }
     }
 }
