@@ -230,21 +230,35 @@ pub fn check_data(
 ) -> Result<u64, ApplyError> {
     let (place, operation) = place(partition, index);
     let Some(data) = operation.data else { return Ok(0) };
-    hash_data(place, payload, file, &data)?;
+    hash_data(place, Blobs::of(payload, file), &data)?;
     Ok(data.len)
 }
 
-/// The data's stored bytes.
-fn section<'a>(payload: &Payload, file: &'a dyn ReadAt, data: &Data) -> io::Result<Section<&'a dyn ReadAt>> {
-    // `Payload::read` has seen that all blobs are inside the file it was given.
-    Section::new(file, payload.blobs_offset().get().saturating_add(data.offset), data.len)
+/// Where blobs are.
+#[derive(Clone, Copy)]
+struct Blobs<'a> {
+    file: &'a dyn ReadAt,
+    /// The first one's first byte.
+    offset: u64,
 }
 
-fn hash_data(place: Place<'_>, payload: &Payload, file: &dyn ReadAt, data: &Data) -> Result<(), ApplyError> {
+impl<'a> Blobs<'a> {
+    fn of(payload: &Payload, file: &'a dyn ReadAt) -> Self {
+        Self { file, offset: payload.blobs_offset().get() }
+    }
+}
+
+/// The data's stored bytes.
+fn section<'a>(blobs: Blobs<'a>, data: &Data) -> io::Result<Section<&'a dyn ReadAt>> {
+    // `Payload::read` has seen that all blobs are inside the file it was given.
+    Section::new(blobs.file, blobs.offset.saturating_add(data.offset), data.len)
+}
+
+fn hash_data(place: Place<'_>, blobs: Blobs<'_>, data: &Data) -> Result<(), ApplyError> {
     if data.sha256.is_none() {
         return Ok(());
     }
-    let mut section = section(payload, file, data).map_err(|error| place.data(error))?;
+    let mut section = section(blobs, data).map_err(|error| place.data(error))?;
     let actual = hash(&mut section).map_err(|error| place.data(error))?;
     place.compare("data", data.sha256, actual)
 }
@@ -268,6 +282,33 @@ pub fn apply_operation(
     source: Option<&dyn ReadAt>,
     sink: &dyn Sink,
 ) -> Result<(), ApplyError> {
+    apply(Blobs::of(payload, file), partition, index, source, sink)
+}
+
+/// As [`apply_operation`], where the blobs are in no payload yet: `blobs` starts with the first of them.
+///
+/// # Errors
+/// [`ApplyError`]; what was written to `sink` by then is of no use.
+///
+/// # Panics
+/// If the partition has no operation `index`.
+pub fn apply_unpacked(
+    blobs: &dyn ReadAt,
+    partition: &Partition,
+    index: usize,
+    source: Option<&dyn ReadAt>,
+    sink: &dyn Sink,
+) -> Result<(), ApplyError> {
+    apply(Blobs { file: blobs, offset: 0 }, partition, index, source, sink)
+}
+
+fn apply(
+    blobs: Blobs<'_>,
+    partition: &Partition,
+    index: usize,
+    source: Option<&dyn ReadAt>,
+    sink: &dyn Sink,
+) -> Result<(), ApplyError> {
     let (place, operation) = place(partition, index);
     let kind = operation.kind;
     if !is_applied(kind) {
@@ -284,8 +325,8 @@ pub fn apply_operation(
     };
     match operation.data {
         Some(data) => {
-            hash_data(place, payload, file, &data)?;
-            let stored = section(payload, file, &data).map_err(|error| place.data(error))?;
+            hash_data(place, blobs, &data)?;
+            let stored = section(blobs, &data).map_err(|error| place.data(error))?;
             if kind.reads_source() {
                 patch(place, &old()?, stored, operation, sink)
             } else {

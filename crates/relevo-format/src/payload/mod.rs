@@ -22,7 +22,7 @@ use relevo_types::{ByteLen, Sha256};
 use sha2::Digest as _;
 
 pub use self::{
-    apply::{ApplyError, Sink, apply_operation, check_data, is_applied},
+    apply::{ApplyError, Sink, apply_operation, apply_unpacked, check_data, is_applied},
     key::{KeyError, PublicKey},
     manifest::{
         Data, Extent, ImageInfo, Manifest, Operation, OperationError, OperationKind, Partition, PartitionError,
