@@ -370,7 +370,7 @@ pub fn payload(data: &[u8]) {
     assert_eq!(payload.len().get(), data.len() as u64);
     assert!(payload.verify_metadata(&[]).is_err());
     for partition in &payload.manifest().partitions {
-        let computed: u64 = partition.verity.iter().map(payload::Extent::len).sum();
+        let computed: u64 = partition.computed().map(|extent| extent.len()).sum();
         let written: u64 = partition.operations.iter().map(payload::Operation::target_len).sum();
         assert_eq!(computed + written, partition.new.size.get());
         let old = vec![7; partition.old.map_or(0, |old| old.size.get().try_into().expect("at most 1 MiB"))];

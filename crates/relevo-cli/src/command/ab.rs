@@ -207,7 +207,7 @@ fn choose<'a>(update: &'a Update, names: &[PartitionName]) -> anyhow::Result<Vec
 /// Refuses what could not be made to its end, before anything is written.
 fn check_kinds(wanted: &[&Partition]) -> anyhow::Result<()> {
     for partition in wanted {
-        if !partition.verity.is_empty() {
+        if partition.verity.is_some() {
             return Err(CliError::Verity { partition: partition.name.clone() }.into());
         }
         let unknown = partition.operations.iter().enumerate().find(|(_, operation)| !is_applied(operation.kind));
@@ -469,10 +469,10 @@ fn partition_view(partition: &Partition) -> PartitionView {
         source: partition.old.map(|old| Image { bytes: old.size, sha256: old.sha256 }),
         stored,
         operations,
-        computed: partition.verity.iter().map(|extent| extent.blocks * BLOCK.get()).sum(),
+        computed: partition.computed().map(|extent| extent.len()).sum(),
         version: partition.version.clone(),
-        postinstall: partition.postinstall.clone(),
-        merge_operations: partition.merge_operations,
+        postinstall: partition.postinstall.as_ref().map(|postinstall| postinstall.path.clone()),
+        merge_operations: partition.merge_operations.len(),
         estimate_cow_size: partition.estimate_cow_size,
         estimate_op_count_max: partition.estimate_op_count_max,
     }

@@ -48,18 +48,115 @@ pub struct Partition {
     pub new: ImageInfo,
     /// How, in the payload's order.
     pub operations: Vec<Operation>,
-    /// Blocks that the phone computes: hash tree and error correction. Empty if operations make all.
-    pub verity: Vec<Extent>,
+    /// What the phone computes; none if operations make all.
+    pub verity: Option<Verity>,
     /// Its own version, as phones compare it.
     pub version: Option<String>,
     /// The program that runs after it was written.
-    pub postinstall: Option<String>,
-    /// Steps of merging its snapshot.
-    pub merge_operations: usize,
+    pub postinstall: Option<Postinstall>,
+    /// How its snapshot is merged, in this order; what is not named is merged before as it was written.
+    pub merge_operations: Vec<MergeOperation>,
     /// Bytes that its snapshot takes.
     pub estimate_cow_size: Option<u64>,
     /// Operations that its snapshot takes.
     pub estimate_op_count_max: Option<u64>,
+}
+
+impl Partition {
+    /// Blocks that the phone computes.
+    pub fn computed(&self) -> impl Iterator<Item = Extent> + '_ {
+        let tree = |verity: &Verity| verity.hash_tree.as_ref().map(|tree| tree.tree);
+        let fec = |verity: &Verity| verity.fec.as_ref().map(|fec| fec.fec);
+        self.verity.iter().flat_map(move |verity| tree(verity).into_iter().chain(fec(verity)))
+    }
+}
+
+/// Blocks that a phone computes out of those that operations make.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verity {
+    /// The hash tree.
+    pub hash_tree: Option<HashTree>,
+    /// The error correction; it may cover the hash tree.
+    pub fec: Option<Fec>,
+}
+
+/// A hash tree of dm-verity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashTree {
+    /// What it covers.
+    pub data: Extent,
+    /// Where it goes; behind what it covers.
+    pub tree: Extent,
+    /// Its digest; stock generators know `sha256` alone.
+    pub algorithm: String,
+    /// What each block is hashed with.
+    pub salt: Vec<u8>,
+}
+
+/// Error correction of dm-verity, Reed-Solomon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fec {
+    /// What it covers.
+    pub data: Extent,
+    /// Where it goes; behind what it covers and behind the hash tree.
+    pub fec: Extent,
+    /// Parity bytes of a code word of 255.
+    pub roots: u32,
+}
+
+/// How a part of a snapshot is merged into its partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergeOperation {
+    /// In what way.
+    pub kind: MergeKind,
+    /// What it reads; there always for the kinds that read.
+    pub source: Option<Extent>,
+    /// What it writes.
+    pub target: Extent,
+    /// Bytes of the first block that it leaves out.
+    pub source_offset: u32,
+}
+
+/// What a step of a merge does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MergeKind {
+    /// Moves blocks within the partition.
+    Copy,
+    /// Moves blocks, and combines them with a difference that the snapshot holds.
+    Xor,
+    /// Writes what the snapshot holds.
+    Replace,
+}
+
+impl MergeKind {
+    /// As the format calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "COPY",
+            Self::Xor => "XOR",
+            Self::Replace => "REPLACE",
+        }
+    }
+
+    fn from_number(number: i32) -> Option<Self> {
+        Some(match number {
+            0 => Self::Copy,
+            1 => Self::Xor,
+            2 => Self::Replace,
+            _ => return None,
+        })
+    }
+}
+
+/// A program of a partition that runs after it was written, before the phone starts from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postinstall {
+    /// Where it is in the partition.
+    pub path: String,
+    /// File system that the partition is mounted as; empty if it is not said.
+    pub filesystem: String,
+    /// Whether it may fail.
+    pub optional: bool,
 }
 
 /// A run of blocks of [`BLOCK`] bytes.
@@ -88,7 +185,8 @@ impl Extent {
         false
     }
 
-    fn end(&self) -> u64 {
+    /// The block behind the last one.
+    pub fn end(&self) -> u64 {
         self.start + self.blocks
     }
 }
@@ -364,13 +462,58 @@ pub enum PartitionError {
         /// Blocks that have to be.
         blocks: u64,
     },
-    /// An extent of the hash tree or of the error correction beyond the image.
-    #[error("{what} is beyond the new image's {blocks} blocks")]
-    Verity {
+    /// An extent of the hash tree or of the error correction beyond the image, or none where one has to be.
+    #[error("{what}: {source}")]
+    VerityExtent {
         /// Which extent.
         what: &'static str,
-        /// Blocks of the image.
-        blocks: u64,
+        /// What is wrong.
+        source: OperationError,
+    },
+    /// Computed out of what comes later.
+    #[error("{what} starts at block {start}; what it is computed from ends at {end}")]
+    VerityOrder {
+        /// Which one.
+        what: &'static str,
+        /// Its first block.
+        start: u64,
+        /// The block behind the last one that it is computed from.
+        end: u64,
+    },
+    /// No such code.
+    #[error("the error correction has {0} parity bytes in 255; expected 1 to 254")]
+    FecRoots(u32),
+    /// Text or bytes of a length that no generator writes.
+    #[error("its {what} has {len} bytes; the limit is {limit}")]
+    TooLong {
+        /// Which field.
+        what: &'static str,
+        /// Bytes.
+        len: usize,
+        /// The most that we take.
+        limit: usize,
+    },
+    /// A step of the merge of a kind that is not known, or that does not go with what it reads.
+    #[error("step {index} of the merge is of kind {kind} and {reads}")]
+    MergeKind {
+        /// Which one.
+        index: usize,
+        /// The kind's number.
+        kind: i32,
+        /// Whether it reads anything.
+        reads: &'static str,
+    },
+    /// Blocks that do not go together.
+    #[error("step {index} of the merge writes {target_blocks} blocks from {source_blocks}, {offset} bytes in")]
+    MergeLength {
+        /// Which one.
+        index: usize,
+        /// Blocks that it reads.
+        source_blocks: u64,
+        /// Blocks that it writes.
+        target_blocks: u64,
+        /// Bytes of the first block that it leaves out.
+        offset: u32,
     },
     /// A merge that touches what it has written: no order, or a cycle.
     #[error("step {index} of the merge reads or writes blocks that an earlier step writes")]
@@ -435,37 +578,82 @@ fn image(raw: &wire::PartitionInfo, whose: &'static str, limit: ByteLen) -> Resu
 fn check_partition(raw: wire::PartitionUpdate, limit: ByteLen, blobs: &mut u64) -> Result<Partition, PartitionError> {
     let name = PartitionName::parse(raw.partition_name.as_deref().unwrap_or_default())?;
     // A partition that is new in this build has an old image of no bytes, and may have no digest of it.
-    let old = raw.old_partition_info.filter(|old| old.size.unwrap_or(0) > 0);
-    let old = old.map(|old| image(&old, OLD, limit)).transpose()?;
-    let new = image(&raw.new_partition_info.ok_or(PartitionError::NoNew)?, NEW, limit)?;
+    let old = raw.old_partition_info.as_ref().filter(|old| old.size.unwrap_or(0) > 0);
+    let old = old.map(|old| image(old, OLD, limit)).transpose()?;
+    let new = image(raw.new_partition_info.as_ref().ok_or(PartitionError::NoNew)?, NEW, limit)?;
     let blocks = new.size.get() / BLOCK.get();
     let old_blocks = old.map(|old| old.size.get() / BLOCK.get());
+    let verity = check_verity(&raw, blocks)?;
     let mut operations = Vec::with_capacity(raw.operations.len());
     for (index, operation) in raw.operations.into_iter().enumerate() {
         let operation = check_operation(operation, old_blocks, blocks, blobs);
         operations.push(operation.map_err(|source| PartitionError::Operation { index, source })?);
     }
-    let mut verity = Vec::new();
-    for (what, extent) in [("the hash tree", raw.hash_tree_extent), ("the error correction", raw.fec_extent)] {
-        // What the device is not asked to compute is absent or empty.
-        let Some(extent) = extent.filter(|extent| extent.num_blocks.unwrap_or(0) > 0) else { continue };
-        verity.push(inside(&extent, NEW, blocks).map_err(|_| PartitionError::Verity { what, blocks })?);
-    }
-    check_cover(&operations, &verity, blocks)?;
-    check_merge(&raw.merge_operations, old_blocks.unwrap_or(0), blocks)?;
-    let runs = raw.run_postinstall.unwrap_or(false);
-    Ok(Partition {
+    let merge_operations = check_merge(&raw.merge_operations, old_blocks.unwrap_or(0), blocks)?;
+    let postinstall = raw.run_postinstall.unwrap_or(false).then(|| Postinstall {
+        // What phones run if nothing is said.
+        path: raw.postinstall_path.unwrap_or_else(|| "postinstall".to_owned()),
+        filesystem: raw.filesystem_type.unwrap_or_default(),
+        optional: raw.postinstall_optional.unwrap_or(false),
+    });
+    let partition = Partition {
         name,
         old,
         new,
         operations,
         verity,
         version: raw.version,
-        postinstall: runs.then(|| raw.postinstall_path.unwrap_or_else(|| "postinstall".to_owned())),
-        merge_operations: raw.merge_operations.len(),
+        postinstall,
+        merge_operations,
         estimate_cow_size: raw.estimate_cow_size,
         estimate_op_count_max: raw.estimate_op_count_max,
-    })
+    };
+    check_cover(&partition, blocks)?;
+    Ok(partition)
+}
+
+/// Longest name of a digest, in bytes.
+const MAX_ALGORITHM: usize = 32;
+/// Longest salt of a hash tree, in bytes; avbtool writes 32.
+const MAX_SALT: usize = 256;
+
+fn check_verity(raw: &wire::PartitionUpdate, blocks: u64) -> Result<Option<Verity>, PartitionError> {
+    // What the device is not asked to compute is absent or empty.
+    let asked = |extent: Option<wire::Extent>| extent.filter(|extent| extent.num_blocks.unwrap_or(0) > 0);
+    let within = |what, extent: &wire::Extent| {
+        inside(extent, NEW, blocks).map_err(|source| PartitionError::VerityExtent { what, source })
+    };
+    let after = |what, extent: Extent, end| {
+        if extent.start < end { Err(PartitionError::VerityOrder { what, start: extent.start, end }) } else { Ok(()) }
+    };
+    let limit = |what, len, limit| {
+        if len > limit { Err(PartitionError::TooLong { what, len, limit }) } else { Ok(()) }
+    };
+    let mut verity = Verity::default();
+    if let Some(tree) = asked(raw.hash_tree_extent) {
+        let what = "the hash tree";
+        let tree = within(what, &tree)?;
+        let data = within("what the hash tree covers", &raw.hash_tree_data_extent.unwrap_or_default())?;
+        after(what, tree, data.end())?;
+        let algorithm = raw.hash_tree_algorithm.clone().unwrap_or_default();
+        let salt = raw.hash_tree_salt.clone().unwrap_or_default();
+        limit("digest of the hash tree", algorithm.len(), MAX_ALGORITHM)?;
+        limit("salt of the hash tree", salt.len(), MAX_SALT)?;
+        verity.hash_tree = Some(HashTree { data, tree, algorithm, salt });
+    }
+    if let Some(fec) = asked(raw.fec_extent) {
+        let what = "the error correction";
+        let fec = within(what, &fec)?;
+        let data = within("what the error correction covers", &raw.fec_data_extent.unwrap_or_default())?;
+        let tree = verity.hash_tree.as_ref().map_or(0, |tree| tree.tree.end());
+        after(what, fec, data.end().max(tree))?;
+        let roots = raw.fec_roots.unwrap_or(2);
+        if !(1..255).contains(&roots) {
+            return Err(PartitionError::FecRoots(roots));
+        }
+        verity.fec = Some(Fec { data, fec, roots });
+    }
+    Ok((verity != Verity::default()).then_some(verity))
 }
 
 fn inside(raw: &wire::Extent, whose: &'static str, image: u64) -> Result<Extent, OperationError> {
@@ -538,9 +726,9 @@ fn check_operation(
 }
 
 /// Checks that each block is written once: by an operation, or by the phone. Takes memory for extents, not for blocks.
-fn check_cover(operations: &[Operation], verity: &[Extent], blocks: u64) -> Result<(), PartitionError> {
-    let mut all: Vec<Extent> =
-        operations.iter().flat_map(|operation| &operation.target).chain(verity).copied().collect();
+fn check_cover(partition: &Partition, blocks: u64) -> Result<(), PartitionError> {
+    let targets = partition.operations.iter().flat_map(|operation| &operation.target).copied();
+    let mut all: Vec<Extent> = targets.chain(partition.computed()).collect();
     all.sort_unstable();
     let mut written = 0;
     for pair in all.windows(2) {
@@ -555,7 +743,11 @@ fn check_cover(operations: &[Operation], verity: &[Extent], blocks: u64) -> Resu
 }
 
 /// Checks that no step of a merge reads what an earlier one has written; an order that does so has a cycle in it.
-fn check_merge(steps: &[wire::CowMergeOperation], old_blocks: u64, new_blocks: u64) -> Result<(), PartitionError> {
+fn check_merge(
+    steps: &[wire::CowMergeOperation],
+    old_blocks: u64,
+    new_blocks: u64,
+) -> Result<Vec<MergeOperation>, PartitionError> {
     // Ends of what was written, by first block.
     let mut written: BTreeMap<u64, u64> = BTreeMap::new();
     let touched = |written: &BTreeMap<u64, u64>, extent: &Extent| {
@@ -563,15 +755,33 @@ fn check_merge(steps: &[wire::CowMergeOperation], old_blocks: u64, new_blocks: u
     };
     // A snapshot is merged into the partition that the old image lies in, so both lengths bound it.
     let most = old_blocks.max(new_blocks);
+    let mut checked = Vec::with_capacity(steps.len());
     for (index, step) in steps.iter().enumerate() {
         let beyond = |_| PartitionError::MergeBeyond { index };
         let source = step.src_extent.filter(|extent| extent.num_blocks.unwrap_or(0) > 0);
         let source = source.map(|extent| inside(&extent, OLD, most)).transpose().map_err(beyond)?;
         let target = inside(&step.dst_extent.unwrap_or_default(), NEW, new_blocks).map_err(beyond)?;
+        let number = step.kind.unwrap_or(0);
+        let reads = if source.is_some() { "reads blocks" } else { "reads nothing" };
+        let wrong = PartitionError::MergeKind { index, kind: number, reads };
+        let Some(kind) = MergeKind::from_number(number) else { return Err(wrong) };
+        if kind != MergeKind::Replace && source.is_none() {
+            return Err(wrong);
+        }
+        let offset = step.src_offset.unwrap_or(0);
+        if let Some(source) = source {
+            // What starts within a block ends within one more.
+            let more = source.blocks.checked_sub(target.blocks).is_some_and(|more| more <= u64::from(offset > 0));
+            if !more || u64::from(offset) >= BLOCK.get() || offset > 0 && kind == MergeKind::Copy {
+                let (source_blocks, target_blocks) = (source.blocks, target.blocks);
+                return Err(PartitionError::MergeLength { index, source_blocks, target_blocks, offset });
+            }
+        }
         if source.is_some_and(|source| touched(&written, &source)) || touched(&written, &target) {
             return Err(PartitionError::MergeOrder { index });
         }
         written.insert(target.start, target.end());
+        checked.push(MergeOperation { kind, source, target, source_offset: offset });
     }
-    Ok(())
+    Ok(checked)
 }

@@ -25,7 +25,8 @@ pub use self::{
     apply::{ApplyError, Sink, apply_operation, apply_unpacked, check_data, is_applied},
     key::{KeyError, PublicKey},
     manifest::{
-        Data, Extent, ImageInfo, Manifest, Operation, OperationError, OperationKind, Partition, PartitionError,
+        Data, Extent, Fec, HashTree, ImageInfo, Manifest, MergeKind, MergeOperation, Operation, OperationError,
+        OperationKind, Partition, PartitionError, Postinstall, Verity,
     },
 };
 use crate::{ReadAt, Section};

@@ -2,7 +2,9 @@
 
 use p256::ecdsa::{Signature, signature::hazmat::PrehashSigner as _};
 use prost::Message as _;
-use relevo_format::payload::{Limits, OperationError, PartitionError, Payload, PayloadError, SignatureError, wire};
+use relevo_format::payload::{
+    Extent, Limits, OperationError, PartitionError, Payload, PayloadError, SignatureError, wire,
+};
 use sha2::Digest as _;
 
 use crate::fixture::{Writer, container, key, other_key, read, sample, signing_key};
@@ -214,6 +216,95 @@ fn a_merge_with_a_cycle_is_refused() {
     assert!(read(&merge(&[(1, 0)]).bytes()).is_ok());
     assert!(matches!(partition(&merge(&[(1, 0), (0, 1)])), PartitionError::MergeOrder { index: 1 }));
     assert!(matches!(partition(&merge(&[(1, 2)])), PartitionError::MergeBeyond { index: 0 }));
+}
+
+#[test]
+fn a_merge_whose_steps_do_not_fit_is_refused() {
+    let merge = |kind, source: Option<(u64, u64)>, target: (u64, u64), offset| {
+        let mut writer = writer(4);
+        writer.operation(6, &[], &[(0, 4)]);
+        let source = source.map(|(start, blocks)| extent(start, blocks));
+        let (kind, target) = (Some(kind), Some(extent(target.0, target.1)));
+        let step = wire::CowMergeOperation { kind, src_extent: source, dst_extent: target, src_offset: offset };
+        writer.manifest.partitions[0].merge_operations.push(step);
+        writer
+    };
+    let good = [
+        merge(0, Some((1, 2)), (2, 2), None),
+        merge(1, Some((1, 3)), (2, 2), Some(4095)),
+        merge(1, Some((1, 2)), (2, 2), Some(0)),
+        merge(2, None, (0, 4), None),
+    ];
+    for writer in good {
+        assert!(read(&writer.bytes()).is_ok());
+    }
+    assert!(matches!(partition(&merge(3, None, (0, 1), None)), PartitionError::MergeKind { kind: 3, .. }));
+    assert!(matches!(partition(&merge(-1, None, (0, 1), None)), PartitionError::MergeKind { .. }));
+    assert!(matches!(partition(&merge(0, None, (0, 1), None)), PartitionError::MergeKind { .. }));
+    let lengths = [
+        merge(0, Some((0, 1)), (0, 2), None),
+        merge(0, Some((0, 3)), (0, 2), None),
+        merge(0, Some((0, 3)), (0, 2), Some(1)),
+        merge(1, Some((0, 3)), (0, 2), None),
+        merge(1, Some((0, 3)), (0, 2), Some(4096)),
+        merge(1, Some((0, 4)), (0, 2), Some(1)),
+    ];
+    for writer in lengths {
+        assert!(matches!(partition(&writer), PartitionError::MergeLength { .. }));
+    }
+    assert!(matches!(partition(&merge(0, Some((4, 1)), (0, 1), None)), PartitionError::MergeBeyond { .. }));
+    assert!(matches!(partition(&merge(0, Some((0, 1)), (u64::MAX, 1), None)), PartitionError::MergeBeyond { .. }));
+}
+
+#[test]
+fn verity_that_does_not_fit_is_refused() {
+    let verity = |change: &dyn Fn(&mut wire::PartitionUpdate)| {
+        let mut writer = writer(8);
+        writer.operation(6, &[], &[(0, 5)]);
+        let partition = &mut writer.manifest.partitions[0];
+        partition.hash_tree_data_extent = Some(extent(0, 5));
+        partition.hash_tree_extent = Some(extent(5, 1));
+        partition.hash_tree_algorithm = Some("sha256".to_owned());
+        partition.hash_tree_salt = Some(vec![7; 32]);
+        partition.fec_data_extent = Some(extent(0, 6));
+        partition.fec_extent = Some(extent(6, 2));
+        partition.fec_roots = Some(2);
+        change(partition);
+        writer
+    };
+    let payload = read(&verity(&|_| {}).bytes()).unwrap();
+    let read_back = &payload.manifest().partitions[0];
+    let (tree, fec) = (Extent { start: 5, blocks: 1 }, Extent { start: 6, blocks: 2 });
+    assert_eq!(read_back.computed().collect::<Vec<_>>(), [tree, fec]);
+    let verity_read = read_back.verity.clone().unwrap();
+    assert_eq!(verity_read.hash_tree.unwrap().salt, [7; 32]);
+    assert_eq!(verity_read.fec.unwrap().data, Extent { start: 0, blocks: 6 });
+
+    let broken = |change: &dyn Fn(&mut wire::PartitionUpdate)| partition(&verity(change));
+    let extents: [&dyn Fn(&mut wire::PartitionUpdate); 4] = [
+        &|p| p.hash_tree_extent = Some(extent(8, 1)),
+        &|p| p.fec_extent = Some(extent(6, u64::MAX)),
+        &|p| p.hash_tree_data_extent = None,
+        &|p| p.fec_data_extent = Some(extent(7, 2)),
+    ];
+    for change in extents {
+        assert!(matches!(broken(change), PartitionError::VerityExtent { .. }));
+    }
+    let order: [&dyn Fn(&mut wire::PartitionUpdate); 3] =
+        [&|p| p.hash_tree_data_extent = Some(extent(0, 6)), &|p| p.fec_data_extent = Some(extent(0, 7)), &|p| {
+            (p.hash_tree_extent, p.fec_extent) = (Some(extent(7, 1)), Some(extent(5, 2)))
+        }];
+    for change in order {
+        assert!(matches!(broken(change), PartitionError::VerityOrder { .. }));
+    }
+    for roots in [0, 255, u32::MAX] {
+        assert!(matches!(broken(&|p| p.fec_roots = Some(roots)), PartitionError::FecRoots(_)));
+    }
+    assert!(matches!(broken(&|p| p.hash_tree_salt = Some(vec![0; 257])), PartitionError::TooLong { .. }));
+    assert!(matches!(broken(&|p| p.hash_tree_algorithm = Some("s".repeat(33))), PartitionError::TooLong { .. }));
+    // The phone makes what operations leave out, and nothing else.
+    assert!(matches!(broken(&|p| p.fec_extent = None), PartitionError::Uncovered { written: 6, blocks: 8 }));
+    assert!(matches!(broken(&|p| p.operations[0].dst_extents[0] = extent(0, 6)), PartitionError::Overlap { block: 5 }));
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn what_virtual_ab_is_told_is_read() {
     assert_eq!((dynamic.cow_version, dynamic.compression_factor), (Some(3), Some(65536)));
     assert_eq!(dynamic.vabc_compression_param.as_deref(), Some("lz4"));
     let system = &manifest.partitions[0];
-    assert_eq!((system.merge_operations, system.estimate_op_count_max), (151, Some(12106)));
+    assert_eq!((system.merge_operations.len(), system.estimate_op_count_max), (151, Some(12106)));
     assert_eq!((manifest.minor_version, manifest.max_timestamp), (9, Some(1_700_000_000)));
 }
 
