@@ -156,7 +156,8 @@ pub(crate) fn copy(image: &dyn ReadAt, path: &Path, out: &Path, bars: &Bars<'_>)
     Ok(facts)
 }
 
-fn write_with_holes(file: &mut File, chunk: &[u8]) -> io::Result<()> {
+/// Writes on at the end of a file, and leaves holes for blocks of zeros.
+pub(crate) fn write_with_holes(file: &mut File, chunk: &[u8]) -> io::Result<()> {
     for block in chunk.chunks(HOLE) {
         if block.len() == HOLE && block.iter().all(|&byte| byte == 0) {
             file.seek(SeekFrom::Current(HOLE as i64))?;

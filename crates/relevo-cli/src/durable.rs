@@ -115,6 +115,13 @@ pub(crate) fn parent(path: &Path) -> &Path {
 
 /// Reads a text file of at most `limit` bytes; none if it is not there.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, CliError> {
+    let Some(bytes) = read_bytes(path, limit)? else { return Ok(None) };
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text");
+    String::from_utf8(bytes).map(Some).map_err(|error| CliError::Read { path: path.into(), source: no_text(error) })
+}
+
+/// Reads a file of at most `limit` bytes; none if it is not there.
+pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, CliError> {
     use io::Read;
 
     let failed = |source| CliError::Read { path: path.into(), source };
@@ -123,11 +130,11 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, CliEr
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let mut text = String::new();
-    file.take(limit + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > limit {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
         let reason = format!("it is over {limit} bytes long");
         return Err(CliError::Damaged { path: path.into(), reason });
     }
-    Ok(Some(text))
+    Ok(Some(bytes))
 }

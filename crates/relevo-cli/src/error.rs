@@ -220,6 +220,38 @@ pub enum CliError {
         /// As it is.
         actual: relevo_types::Sha256,
     },
+    /// Nothing that a build comes in.
+    #[error("{} is neither a directory of NAME.img, nor an OTA zip, a payload.bin or a zip of target files", path.display())]
+    NoBuildSource {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// An OTA for devices without slots.
+    #[error("{} is a block-based OTA, which this version does not take apart", path.display())]
+    BlockOta {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A delta where a build is needed.
+    #[error("{} is no full OTA: it makes {partition} out of an older image", path.display())]
+    NotFull {
+        /// Which file.
+        path: PathBuf,
+        /// The first partition that is not whole.
+        partition: relevo_types::PartitionName,
+    },
+    /// Target files of a device without slots.
+    #[error("{} has no META/ab_partitions.txt, so its build is not for A/B", path.display())]
+    NoAbPartitions {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// An image that is listed and not there.
+    #[error("META/ab_partitions.txt lists {partition}, and there is no IMAGES/{partition}.img")]
+    NoImage {
+        /// Of which partition.
+        partition: relevo_types::PartitionName,
+    },
     /// A partition that was asked for and is not there.
     #[error("the payload has no partition {partition}; it has {present}")]
     NoPartition {
@@ -322,6 +354,13 @@ impl CliError {
             }
             Self::Kind { .. } => "leave --kind out, or give --kind native".to_owned(),
             Self::OutName { .. } => "native packages end in .rvp".to_owned(),
+            Self::NoBuildSource { .. } => "is it whole? compare its length with that of the original".to_owned(),
+            Self::BlockOta { .. } => {
+                "give a directory with its images as NAME.img: unpack NAME.new.dat.br with brotli and sdat2img"
+                    .to_owned()
+            }
+            Self::NotFull { .. } => "give the full OTA of that build".to_owned(),
+            Self::NoAbPartitions { .. } => "unpack its IMAGES, and give that directory".to_owned(),
             Self::NoSource { .. } => "give --source DIR with the images that the phone has now".to_owned(),
             Self::SameDirectory { .. } => "give --out a directory of its own".to_owned(),
             Self::Read { source, .. } | Self::Write { source, .. } => return io_hint(source),

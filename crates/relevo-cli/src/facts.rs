@@ -1,9 +1,20 @@
-//! What the files beside the images say about a build.
+//! What a build says of itself: beside its images, around them, and in them.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    path::Path,
+};
 
-use relevo_types::{BuildId, Codename};
-use serde::Deserialize;
+use relevo_format::{
+    ReadAt, Section,
+    fs::{self, FileKind, FsError},
+    ota_zip::Metadata,
+    payload::Manifest,
+    target_files::Properties,
+};
+use relevo_types::{BuildId, Codename, PartitionName};
+use serde::{Deserialize, Serialize};
 
 use crate::{builds::MAX_FACTS, durable::read_text, error::CliError};
 
@@ -73,6 +84,233 @@ impl Facts {
     }
 }
 
+/// What a build says of itself, wherever it says so; texts as they stand there, not yet believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct BuildFacts {
+    /// Codenames of the devices that it is for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) device: Vec<String>,
+    /// Its fingerprint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) build: Option<String>,
+    /// `ro.build.version.incremental`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) incremental: Option<String>,
+    /// Its date in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timestamp: Option<u64>,
+    /// SDK level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sdk: Option<u32>,
+    /// Security patch level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) spl: Option<String>,
+    /// Version for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
+    /// `ro.build.tags`: `release-keys`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tags: Option<String>,
+    /// `ro.lineage.build.version`, which LineageOS's updater compares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lineage_version: Option<String>,
+    /// `ro.lineage.releasetype`, which it asks with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) release_type: Option<String>,
+    /// Which payloads its update_engine understands, as the build says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) minor: Option<u32>,
+    /// `ro.<partition>.build.date.utc` of each partition.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) versions: BTreeMap<PartitionName, String>,
+}
+
+impl BuildFacts {
+    /// Which payloads the build's update_engine understands: what it says, else what Android of its SDK level had in
+    /// its first release.
+    ///
+    /// # Source
+    /// AOSP `update_engine/update_engine.conf` by release; 9 came in the middle of Android 14's life.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the generator of A/B updates asks"))]
+    pub(crate) fn minor(&self) -> Option<u32> {
+        self.minor.or_else(|| {
+            Some(match self.sdk? {
+                ..=23 => return None,
+                24..=27 => 3,
+                28 => 5,
+                29 | 30 => 6,
+                31 | 32 => 7,
+                33 | 34 => 8,
+                35.. => 9,
+            })
+        })
+    }
+
+    /// What this does not say, `other` does.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let mut versions = other.versions;
+        versions.extend(self.versions);
+        Self {
+            device: if self.device.is_empty() { other.device } else { self.device },
+            build: self.build.or(other.build),
+            incremental: self.incremental.or(other.incremental),
+            timestamp: self.timestamp.or(other.timestamp),
+            sdk: self.sdk.or(other.sdk),
+            spl: self.spl.or(other.spl),
+            version: self.version.or(other.version),
+            tags: self.tags.or(other.tags),
+            lineage_version: self.lineage_version.or(other.lineage_version),
+            release_type: self.release_type.or(other.release_type),
+            minor: self.minor.or(other.minor),
+            versions,
+        }
+    }
+
+    /// What the text metadata of an OTA zip say of the build that it makes.
+    pub(crate) fn of_metadata(lines: &BTreeMap<String, String>) -> Self {
+        let get = |key: &str| lines.get(key).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let build = get("post-build");
+        Self {
+            device: names(get("pre-device").as_deref().unwrap_or_default()),
+            tags: build.as_deref().and_then(tags_of),
+            build,
+            incremental: get("post-build-incremental"),
+            timestamp: get("post-timestamp").and_then(|text| text.parse().ok()),
+            sdk: get("post-sdk-level").and_then(|text| text.parse().ok()),
+            spl: get("post-security-patch-level"),
+            ..Self::default()
+        }
+    }
+
+    /// The same of `metadata.pb`.
+    pub(crate) fn of_message(metadata: &Metadata) -> Self {
+        let state = metadata.postcondition.clone().unwrap_or_default();
+        let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let build = state.build.first().cloned();
+        let versions = state
+            .partition_state
+            .into_iter()
+            .filter_map(|state| Some((PartitionName::parse(&state.partition_name).ok()?, text(state.version)?)));
+        Self {
+            device: metadata.precondition.as_ref().map(|state| state.device.clone()).unwrap_or_default(),
+            tags: build.as_deref().and_then(tags_of),
+            build,
+            incremental: text(state.build_incremental),
+            timestamp: u64::try_from(state.timestamp).ok().filter(|&timestamp| timestamp > 0),
+            sdk: state.sdk_level.parse().ok(),
+            spl: text(state.security_patch_level),
+            versions: versions.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What a payload says of the build that it makes.
+    pub(crate) fn of_payload(manifest: &Manifest) -> Self {
+        let version = |partition: &relevo_format::payload::Partition| {
+            Some((partition.name.clone(), partition.version.clone().filter(|version| !version.is_empty())?))
+        };
+        Self {
+            timestamp: manifest.max_timestamp.and_then(|seconds| u64::try_from(seconds).ok()).filter(|&at| at > 0),
+            spl: manifest.security_patch_level.clone().filter(|spl| !spl.is_empty()),
+            // A full payload has 0, which says nothing of the build.
+            minor: Some(manifest.minor_version).filter(|&minor| minor > 0),
+            versions: manifest.partitions.iter().filter_map(version).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What the properties of the partitions say, looked up as AOSP's releasetools do.
+    pub(crate) fn of_properties(properties: &BTreeMap<PartitionName, Properties>) -> Self {
+        let of = |partition: &str| PartitionName::parse(partition).ok().and_then(|name| properties.get(&name));
+        let system = |key: &str| of("system").and_then(|properties| properties.get(key));
+        let any = |keys: &[&str]| keys.iter().find_map(|key| system(key)).map(str::to_owned);
+        let product = |what: &str| {
+            let sources = ["product", "odm", "vendor", "system_ext", "system"];
+            let own = system(&format!("ro.product.{what}"));
+            own.or_else(|| sources.iter().find_map(|source| of(source)?.get(&format!("ro.product.{source}.{what}"))))
+        };
+        let fingerprint = || {
+            Some(format!(
+                "{}/{}/{}:{}/{}/{}:{}/{}",
+                product("brand")?,
+                product("name")?,
+                product("device")?,
+                system("ro.build.version.release")?,
+                system("ro.build.id")?,
+                system("ro.build.version.incremental")?,
+                system("ro.build.type")?,
+                system("ro.build.tags")?
+            ))
+        };
+        let mut versions = BTreeMap::new();
+        for (name, properties) in properties {
+            // A boot image keeps the properties of its ramdisk.
+            let keys = [format!("ro.{name}.build.date.utc"), "ro.bootimage.build.date.utc".to_owned()];
+            if let Some(version) = keys.iter().find_map(|key| properties.get(key)) {
+                versions.insert(name.clone(), version.to_owned());
+            }
+        }
+        let device = product("device").map(|device| vec![device.to_owned()]);
+        Self {
+            device: device.unwrap_or_default(),
+            build: any(&["ro.build.fingerprint", "ro.build.thumbprint"]).or_else(fingerprint),
+            incremental: any(&["ro.build.version.incremental", "ro.system.build.version.incremental"]),
+            timestamp: any(&["ro.build.date.utc", "ro.system.build.date.utc"]).and_then(|text| text.parse().ok()),
+            sdk: any(&["ro.build.version.sdk", "ro.system.build.version.sdk"]).and_then(|text| text.parse().ok()),
+            spl: any(&["ro.build.version.security_patch"]),
+            version: any(&["ro.modversion", "ro.build.display.id"]),
+            tags: any(&["ro.build.tags", "ro.system.build.tags"]),
+            lineage_version: any(&["ro.lineage.build.version"]),
+            release_type: any(&["ro.lineage.releasetype"]),
+            minor: None,
+            versions,
+        }
+    }
+}
+
+/// Names in a list as recoveries read it.
+fn names(text: &str) -> Vec<String> {
+    text.split(['|', ',']).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// The tags at the end of a fingerprint: `test-keys`.
+fn tags_of(fingerprint: &str) -> Option<String> {
+    let (_, tags) = fingerprint.rsplit_once('/')?;
+    Some(tags.to_owned()).filter(|tags| !tags.is_empty())
+}
+
+/// Partitions whose images have a `build.prop`.
+pub(crate) const WITH_PROPERTIES: [&str; 8] =
+    ["system", "vendor", "product", "system_ext", "odm", "vendor_dlkm", "odm_dlkm", "system_dlkm"];
+
+/// The `build.prop` in an image of ext4 or EROFS; none if there is none, or no such file system.
+///
+/// # Errors
+/// [`FsError`] for a damaged file system.
+pub(crate) fn image_properties(image: &dyn ReadAt) -> Result<Option<Properties>, FsError> {
+    let files = match fs::read(image, &fs::Limits::default()) {
+        Ok(system) => system.files,
+        Err(FsError::Unknown) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // The system's image may hold the root of all.
+    let paths: [&[u8]; 3] = [b"system/build.prop", b"build.prop", b"etc/build.prop"];
+    for path in paths {
+        let Ok(index) = files.binary_search_by(|file| file.path[..].cmp(path)) else { continue };
+        let file = &files[index];
+        if file.kind != FileKind::Regular || file.size > MAX_FACTS {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        let contents = fs::open(image, file);
+        let read = Section::whole(&contents).read_to_end(&mut bytes);
+        read.map_err(|source: io::Error| FsError::Read { offset: 0, len: file.size, source })?;
+        return Ok(Some(Properties::parse(&String::from_utf8_lossy(&bytes))));
+    }
+    Ok(None)
+}
+
 /// Whether a text is a security patch level: `2025-05-05`.
 pub(crate) fn is_patch_level(text: &str) -> bool {
     text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok()
@@ -109,5 +347,52 @@ mod tests {
         assert!(is_patch_level("2025-05-05"));
         assert!(!is_patch_level("2025-13-05"));
         assert!(!is_patch_level("May 2025"));
+    }
+
+    fn partition(text: &str) -> PartitionName {
+        PartitionName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn puts_a_fingerprint_together_as_releasetools_do() {
+        let system = "ro.build.version.release=15\nro.build.id=AP4A\nro.build.version.incremental=7\n\
+            ro.build.type=user\nro.build.tags=release-keys\nro.product.system.device=generic\n\
+            ro.build.version.sdk=35\nro.lineage.build.version=22.2\nro.system.build.date.utc=1746403200\n";
+        let vendor = "ro.product.vendor.brand=Xiaomi\nro.product.vendor.name=alioth\n\
+            ro.product.vendor.device=alioth\nro.vendor.build.date.utc=1746400000\n";
+        let properties = [("system", system), ("vendor", vendor)];
+        let properties = properties.map(|(name, text)| (partition(name), Properties::parse(text)));
+
+        let facts = BuildFacts::of_properties(&properties.into_iter().collect());
+
+        assert_eq!(facts.build.as_deref(), Some("Xiaomi/alioth/alioth:15/AP4A/7:user/release-keys"));
+        assert_eq!(facts.device, ["alioth"]);
+        assert_eq!((facts.timestamp, facts.sdk), (Some(1_746_403_200), Some(35)));
+        assert_eq!(facts.versions[&partition("vendor")], "1746400000");
+        assert_eq!(facts.lineage_version.as_deref(), Some("22.2"));
+    }
+
+    #[test]
+    fn what_the_build_says_of_its_payloads_counts_before_its_sdk_level() {
+        let of = |sdk, minor| BuildFacts { sdk, minor, ..BuildFacts::default() }.minor();
+
+        assert_eq!([of(Some(34), None), of(Some(34), Some(9)), of(None, None)], [Some(8), Some(9), None]);
+        assert_eq!([of(Some(30), None), of(Some(36), None), of(Some(23), None)], [Some(6), Some(9), None]);
+    }
+
+    #[test]
+    fn reads_the_metadata_of_an_ota() {
+        let lines = [
+            ("pre-device", "alioth|aliothin"),
+            ("post-build", "Xiaomi/alioth/alioth:15/AP4A/7:user/test-keys"),
+            ("post-timestamp", "1746403200"),
+            ("post-sdk-level", "35"),
+        ];
+        let lines = lines.map(|(key, value)| (key.to_owned(), value.to_owned()));
+
+        let facts = BuildFacts::of_metadata(&lines.into_iter().collect());
+
+        assert_eq!(facts.device, ["alioth", "aliothin"]);
+        assert_eq!((facts.tags.as_deref(), facts.timestamp), (Some("test-keys"), Some(1_746_403_200)));
     }
 }

@@ -28,6 +28,7 @@
 //! ```
 
 pub mod args;
+mod build_source;
 mod builds;
 mod command;
 mod durable;

@@ -118,16 +118,29 @@ pub enum SparseError {
 pub fn open_image(path: &Path) -> Result<Box<dyn ReadAt>, ImageError> {
     let read = |source| ImageError::Read { path: path.into(), source };
     let file = FileAt::open(path).map_err(read)?;
-    let mut magic = [0; 4];
-    let sparse = file.len().get() >= u64::from(FILE_HEADER) && {
-        file.read_exact_at(&mut magic, 0).map_err(read)?;
-        u32::from_le_bytes(magic) == SPARSE_MAGIC
-    };
-    if !sparse {
+    if !starts_sparse(&file).map_err(read)? {
         return Ok(Box::new(file));
     }
     let image = SparseImage::new(file).map_err(|source| ImageError::Sparse { path: path.into(), source })?;
     Ok(Box::new(image))
+}
+
+fn starts_sparse(file: &FileAt) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    if file.len().get() < u64::from(FILE_HEADER) {
+        return Ok(false);
+    }
+    file.read_exact_at(&mut magic, 0)?;
+    Ok(u32::from_le_bytes(magic) == SPARSE_MAGIC)
+}
+
+/// Whether an image is sparse, by how it starts.
+///
+/// # Errors
+/// [`ImageError::Read`].
+pub fn is_sparse(path: &Path) -> Result<bool, ImageError> {
+    let read = |source| ImageError::Read { path: path.into(), source };
+    FileAt::open(path).and_then(|file| starts_sparse(&file)).map_err(read)
 }
 
 /// The images in a directory: every `NAME.img`, by partition.

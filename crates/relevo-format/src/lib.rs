@@ -10,6 +10,7 @@
 //! - `patch`: patches of AOSP, behind the feature `ab`.
 //! - [`image`]: raw and Android sparse images.
 //! - `ota_zip`, `payload`: A/B OTA zips and what they hold, behind the feature `ab`; never on a phone.
+//! - `target_files`: what a zip of target files says of a build, behind the same feature.
 //! - `fs`, behind the feature `ab`: the files in images of ext4 and EROFS. The phone never reads any.
 //!
 //! # Examples
@@ -41,6 +42,8 @@ pub mod patch;
 #[cfg(feature = "ab")]
 pub mod payload;
 mod read_at;
+#[cfg(feature = "ab")]
+pub mod target_files;
 mod varint;
 
 pub use read_at::{FileAt, ReadAt, Section};

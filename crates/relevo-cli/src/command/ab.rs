@@ -50,10 +50,10 @@ pub(crate) fn is_ab(path: &Path) -> anyhow::Result<bool> {
 }
 
 /// A payload, and the zip that it lies in.
-struct Update {
+pub(crate) struct Update {
     path: PathBuf,
     container: Container,
-    payload: Payload,
+    pub(crate) payload: Payload,
 }
 
 enum Container {
@@ -62,7 +62,7 @@ enum Container {
 }
 
 impl Update {
-    fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let refused = || format!("{} is refused", path.display());
         let file = FileAt::open(path).map_err(|source| CliError::Read { path: path.into(), source })?;
         let mut start = [0; 4];
@@ -80,14 +80,14 @@ impl Update {
     }
 
     /// The payload's bytes, where they lie.
-    fn content(&self) -> Box<dyn ReadAt + '_> {
+    pub(crate) fn content(&self) -> Box<dyn ReadAt + '_> {
         match &self.container {
             Container::Bare(file) => Box::new(file),
             Container::Zip(zip) => Box::new(zip.stored(PAYLOAD).expect("it was read from there")),
         }
     }
 
-    fn zip(&self) -> Option<&OtaZip<FileAt>> {
+    pub(crate) fn zip(&self) -> Option<&OtaZip<FileAt>> {
         match &self.container {
             Container::Bare(_) => None,
             Container::Zip(zip) => Some(zip),
@@ -115,7 +115,7 @@ impl Update {
 }
 
 /// Images to start from, by partition.
-type Sources = BTreeMap<PartitionName, (PathBuf, Box<dyn ReadAt>)>;
+pub(crate) type Sources = BTreeMap<PartitionName, (PathBuf, Box<dyn ReadAt>)>;
 
 /// What `ota extract` and `ota apply` say.
 #[derive(Debug, Serialize)]
@@ -233,7 +233,7 @@ impl Sink for Output<'_> {
 }
 
 /// Makes images: operations of all partitions side by side, names for all of them at the end or for none.
-fn make(
+pub(crate) fn make(
     session: &Session<'_>,
     update: &Update,
     wanted: &[&Partition],

@@ -2,21 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    fs,
+    path::Path,
 };
 
 use anyhow::Context;
-use relevo_delta::Images;
-use relevo_format::image::image_dir;
 use relevo_types::{BLOCK, BuildId, Channel, Codename, DeviceManifest, PartitionName};
 use serde::Serialize;
 
 use crate::{
     args::Import,
-    builds::{self, Build, ImageFacts, copy, give_name, hash, open_dir},
+    build_source::{self, BuildSource},
+    builds::{self, Build, ImageFacts, copy, give_name, hash},
     durable::UNFINISHED,
     error::CliError,
-    facts::{Facts, is_patch_level},
+    facts::is_patch_level,
     home::{Home, human},
     packages::{self, Outcome},
     repository,
@@ -42,16 +42,15 @@ struct Imported {
 pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer> {
     let home = Home::open(&session.dir)?;
     let manifest = home.manifest(&args.device)?;
-    let facts = Facts::read(&args.from)?;
-    let paths = image_dir(&args.from)?;
-    let images = open_dir(&paths)?;
-    let mut build = describe(session, args, &manifest, facts)?;
-
     let _lock = home.lock_device(&args.device)?;
+    // What is unpacked lies where it is to stay, so that it gets there by its name alone.
+    let source = build_source::open(&args.from, &home.builds(&args.device), session)?;
+    let mut build = describe(session, args, &manifest, &source)?;
+
     let existing = builds::list(&home, &args.device)?;
     let state = match existing.iter().find(|other| other.build == build.build) {
         Some(there) => {
-            build.partitions = hash_all(session, &build, &images, &paths)?;
+            build.partitions = hash_all(session, &build, &source)?;
             same(there, &build)?;
             if (&there.version, there.sdk, &there.spl) != (&build.version, build.sdk, &build.spl) {
                 session.warn(format!(
@@ -66,7 +65,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
             "already imported"
         }
         None => {
-            take_in(&home, session, &mut build, &images, &paths)?;
+            take_in(&home, session, &mut build, &source)?;
             "imported"
         }
     };
@@ -119,18 +118,35 @@ pub(crate) fn outcome_line(outcome: &Outcome) -> String {
     }
 }
 
-/// Everything about the build but its images: options first, then the files beside the images.
-fn describe(session: &Session<'_>, args: &Import, manifest: &DeviceManifest, facts: Facts) -> anyhow::Result<Build> {
+/// Everything about the build but its images: options first, then the files beside the images, then what it came in.
+fn describe(
+    session: &Session<'_>,
+    args: &Import,
+    manifest: &DeviceManifest,
+    source: &BuildSource,
+) -> anyhow::Result<Build> {
+    let (beside, facts) = (&source.beside, &source.facts);
     let unknown = |what, option| CliError::UnknownFact { what, option, dir: args.from.clone() };
-    let build = args.build.clone().or(facts.build).ok_or_else(|| unknown("id", "--build ID"))?;
-    let timestamp = args.timestamp.or(facts.timestamp).ok_or_else(|| unknown("date", "--timestamp SECONDS"))?;
-    if let Some(device) = &facts.device
-        && *device != manifest.codename
-        && !manifest.aliases.contains(device)
-    {
-        session.warn(format!("the build says it is for {device}, not for {}", manifest.codename));
+    let said = facts.incremental.as_deref().filter(|_| args.build.is_none() && beside.build.is_none());
+    let said = said.map(|text| {
+        BuildId::parse(text).map_err(|error| CliError::Damaged { path: args.from.clone(), reason: error.to_string() })
+    });
+    let build = args.build.clone().or_else(|| beside.build.clone());
+    let build = build.map_or_else(|| said.transpose(), |build| Ok(Some(build)))?;
+    let build = build.ok_or_else(|| unknown("id", "--build ID"))?;
+    let timestamp = args.timestamp.or(beside.timestamp).or(facts.timestamp);
+    let timestamp = timestamp.ok_or_else(|| unknown("date", "--timestamp SECONDS"))?;
+    let devices: Vec<_> = match &beside.device {
+        Some(device) => vec![device.to_string()],
+        None => facts.device.clone(),
+    };
+    let ours = |name: &String| {
+        *name == manifest.codename.as_str() || manifest.aliases.iter().any(|alias| alias.as_str() == name)
+    };
+    if !devices.is_empty() && !devices.iter().any(ours) {
+        session.warn(format!("the build says it is for {}, not for {}", devices.join(", "), manifest.codename));
     }
-    let spl = args.spl.clone().or(facts.spl);
+    let spl = args.spl.clone().or_else(|| beside.spl.clone()).or_else(|| facts.spl.clone());
     if let Some(spl) = spl.as_deref().filter(|spl| !is_patch_level(spl)) {
         let reason = format!("the security patch level is {spl:?}; expected YYYY-MM-DD");
         return Err(CliError::Damaged { path: args.from.clone(), reason }.into());
@@ -140,7 +156,8 @@ fn describe(session: &Session<'_>, args: &Import, manifest: &DeviceManifest, fac
         let reason = format!("the build's date is {timestamp} seconds since 1970; is it in milliseconds?");
         return Err(CliError::Damaged { path: args.from.clone(), reason }.into());
     }
-    let version = args.version.clone().or(facts.version).unwrap_or_else(|| build.to_string());
+    let version = args.version.clone().or_else(|| beside.version.clone()).or_else(|| facts.version.clone());
+    let version = version.unwrap_or_else(|| build.to_string());
     if version.len() > relevo_meta::Custom::MAX_VERSION || version.chars().any(char::is_control) {
         let most = relevo_meta::Custom::MAX_VERSION;
         let reason = format!("the version is {} bytes long; expected one line of at most {most}", version.len());
@@ -153,7 +170,7 @@ fn describe(session: &Session<'_>, args: &Import, manifest: &DeviceManifest, fac
         device: manifest.codename.clone(),
         channel: Home::channel(manifest, args.channel.as_ref())?,
         timestamp,
-        sdk: args.sdk.or(facts.sdk),
+        sdk: args.sdk.or(beside.sdk).or(facts.sdk),
         spl,
         partitions: BTreeMap::new(),
     })
@@ -162,12 +179,20 @@ fn describe(session: &Session<'_>, args: &Import, manifest: &DeviceManifest, fac
 fn hash_all(
     session: &Session<'_>,
     build: &Build,
-    images: &Images<'_>,
-    paths: &BTreeMap<PartitionName, PathBuf>,
+    source: &BuildSource,
 ) -> Result<BTreeMap<PartitionName, ImageFacts>, CliError> {
     let bars = session.bars(format!("{} {}", build.device, build.build));
-    bars.step("comparing", total(images));
-    images.iter().map(|(name, image)| Ok((name.clone(), hash(image, &paths[name], &bars)?))).collect()
+    bars.step("comparing", source.size());
+    let mut facts = BTreeMap::new();
+    for (name, image) in &source.images {
+        let known = source.owned.get(name).copied().flatten();
+        let found = match known {
+            Some(sha256) => ImageFacts { size: image.len(), sha256 },
+            None => hash(image, &source.paths[name], &bars)?,
+        };
+        facts.insert(name.clone(), found);
+    }
+    Ok(facts)
 }
 
 /// Refuses the same id with other content.
@@ -196,14 +221,8 @@ fn same(there: &Build, given: &Build) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Copies the images into a directory that gets its name at the end.
-fn take_in(
-    home: &Home,
-    session: &Session<'_>,
-    build: &mut Build,
-    images: &Images<'_>,
-    paths: &BTreeMap<PartitionName, PathBuf>,
-) -> anyhow::Result<()> {
+/// Puts the images into a directory that gets its name at the end.
+fn take_in(home: &Home, session: &Session<'_>, build: &mut Build, source: &BuildSource) -> anyhow::Result<()> {
     let dir = build.dir(home);
     let parent = home.builds(&build.device);
     let unfinished = tempfile::Builder::new()
@@ -211,17 +230,28 @@ fn take_in(
         .tempdir_in(&parent)
         .map_err(|source| CliError::Write { path: parent, source })?;
     let bars = session.bars(format!("{} {}", build.device, build.build));
-    bars.step("copying", total(images));
-    for (name, image) in images {
+    bars.step("copying", source.size());
+    for (name, image) in &source.images {
         let out = unfinished.path().join(format!("{name}.img"));
-        build.partitions.insert(name.clone(), copy(image, &paths[name], &out, &bars)?);
+        let facts = match source.owned.get(name) {
+            Some(known) => {
+                let facts = match known {
+                    Some(sha256) => ImageFacts { size: image.len(), sha256: *sha256 },
+                    None => hash(image, &source.paths[name], &bars)?,
+                };
+                rename(&source.paths[name], &out)?;
+                facts
+            }
+            None => copy(image, &source.paths[name], &out, &bars)?,
+        };
+        build.partitions.insert(name.clone(), facts);
     }
     build.write(unfinished.path())?;
     give_name(unfinished, &dir).with_context(|| format!("could not take in build {}", build.build))
 }
 
-fn total(images: &Images<'_>) -> u64 {
-    images.values().map(|image| image.len().get()).sum()
+fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
+    fs::rename(from, to).map_err(|source| CliError::Write { path: to.into(), source })
 }
 
 fn lint(session: &Session<'_>, manifest: &DeviceManifest, build: &Build, existing: &[Build]) {

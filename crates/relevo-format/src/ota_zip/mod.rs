@@ -45,6 +45,8 @@ const CENTRAL_LEN: usize = 46;
 const LOCAL_LEN: u64 = 30;
 /// Kind of the extra field that holds lengths of 64 bits.
 const EXTRA64: u16 = 1;
+/// Bytes that are unpacked at a time.
+const UNPACKED: usize = 1 << 18;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 /// Flags: encrypted; lengths stand behind the data; strong encryption.
@@ -214,6 +216,14 @@ pub enum ZipError {
         name: String,
         /// The most that is wanted.
         limit: ByteLen,
+    },
+    /// Who unpacks it cannot go on.
+    #[error("could not take what {name} unpacks to")]
+    Take {
+        /// Which entry.
+        name: String,
+        /// Why not.
+        source: io::Error,
     },
     /// Damaged data.
     #[error("the data of {name} are damaged: {what}")]
@@ -392,24 +402,62 @@ impl<R: ReadAt> OtaZip<R> {
         if entry.len > limit.get() {
             return Err(ZipError::TooLong { name: name.to_owned(), limit });
         }
+        let mut bytes = Vec::new();
+        self.unpack(name, limit, &mut |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Unpacks an entry of any size, part by part, and checks it against its length and CRC-32. What was taken before
+    /// an error is worth nothing.
+    ///
+    /// # Errors
+    /// [`ZipError`] if it is missing, over `limit`, or damaged; [`ZipError::Take`] if `take` refuses.
+    pub fn unpack(
+        &self,
+        name: &str,
+        limit: ByteLen,
+        take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ZipError> {
+        let entry = self.readable(name)?;
+        if entry.len > limit.get() {
+            return Err(ZipError::TooLong { name: name.to_owned(), limit });
+        }
+        let damaged = |what| ZipError::Damaged { name: name.to_owned(), what };
+        // Nothing that is deflated unpacks to more than 1032 times its bytes; this claims to.
+        if !entry.is_stored() && entry.len > entry.stored.saturating_mul(1032) {
+            return Err(damaged("it cannot unpack to its length"));
+        }
         let section =
             Section::new(&self.file, entry.offset, entry.stored).map_err(|source| ZipError::Read { source })?;
-        let damaged = |what| ZipError::Damaged { name: name.to_owned(), what };
-        let mut bytes = Vec::new();
-        if entry.is_stored() {
-            let mut section = section;
-            section.read_to_end(&mut bytes).map_err(|source| ZipError::Read { source })?;
-        } else {
-            // One byte more than there may be: a bomb shows itself there, and gets no further.
-            let decoder = flate2::read::DeflateDecoder::new(section);
-            decoder.take(entry.len + 1).read_to_end(&mut bytes).map_err(|_| damaged("it is no deflate stream"))?;
-        }
-        if bytes.len() as u64 != entry.len {
-            return Err(damaged("its length is another"));
-        }
+        let mut reader: Box<dyn Read + '_> = match entry.is_stored() {
+            true => Box::new(section),
+            false => Box::new(flate2::read::DeflateDecoder::new(section)),
+        };
         let mut crc = flate2::Crc::new();
-        crc.update(&bytes);
-        if crc.sum() == entry.crc32 { Ok(bytes) } else { Err(damaged("its CRC-32 is another")) }
+        let mut part = vec![0; usize::try_from(entry.len).unwrap_or(UNPACKED).clamp(1, UNPACKED)];
+        let mut left = entry.len;
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(part.len()).min(part.len());
+            let len = match reader.read(&mut part[..wanted]) {
+                Ok(0) => return Err(damaged("its length is another")),
+                Ok(len) => len,
+                Err(source) if entry.is_stored() => return Err(ZipError::Read { source }),
+                Err(_) => return Err(damaged("it is no deflate stream")),
+            };
+            crc.update(&part[..len]);
+            take(&part[..len]).map_err(|source| ZipError::Take { name: name.to_owned(), source })?;
+            left -= len as u64;
+        }
+        // One byte more than there may be: a bomb shows itself there, and gets no further.
+        match reader.read(&mut [0]) {
+            Ok(0) => {}
+            Ok(_) => return Err(damaged("its length is another")),
+            Err(_) => return Err(damaged("it is no deflate stream")),
+        }
+        if crc.sum() == entry.crc32 { Ok(()) } else { Err(damaged("its CRC-32 is another")) }
     }
 
     fn readable(&self, name: &str) -> Result<&Entry, ZipError> {
