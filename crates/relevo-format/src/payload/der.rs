@@ -6,6 +6,7 @@
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BITS: u8 = 0x03;
 pub(crate) const OCTETS: u8 = 0x04;
+pub(crate) const NULL: u8 = 0x05;
 pub(crate) const OBJECT: u8 = 0x06;
 pub(crate) const SEQUENCE: u8 = 0x30;
 pub(crate) const SET: u8 = 0x31;
@@ -56,5 +57,32 @@ impl<'a> Reader<'a> {
             // Nothing here is over 64 KiB.
             _ => None,
         }
+    }
+}
+
+/// A value: tag, length, and its parts one after the other.
+///
+/// # Panics
+/// If the parts have over 64 KiB: nothing that is made here does.
+pub(crate) fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut bytes = vec![tag];
+    match u16::try_from(len).expect("keys and signatures are under 64 KiB").to_be_bytes() {
+        [0, low @ 0..=0x7f] => bytes.push(low),
+        [0, low] => bytes.extend([0x81, low]),
+        [high, low] => bytes.extend([0x82, high, low]),
+    }
+    parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+/// A number that is not negative, out of its bytes, the highest first.
+pub(crate) fn unsigned(bytes: &[u8]) -> Vec<u8> {
+    let first = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len());
+    let bytes = &bytes[first..];
+    match bytes.first() {
+        Some(0..=0x7f) => value(INTEGER, &[bytes]),
+        // Without the zero it would be negative, and zero has a byte too.
+        _ => value(INTEGER, &[&[0], bytes]),
     }
 }

@@ -1,5 +1,7 @@
 //! Keys that sign payloads and OTA zips: RSA of 2048 or 4096 bits, and ECDSA over P-256; both over SHA-256.
 
+use std::fmt;
+
 use base64::Engine as _;
 use num_bigint::BigUint;
 use p256::ecdsa::{self, signature::hazmat::PrehashVerifier as _};
@@ -8,11 +10,11 @@ use relevo_types::Sha256;
 use super::der::{self, Reader};
 
 /// `1.2.840.113549.1.1.1`, RSA.
-const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+pub(super) const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 /// `1.2.840.10045.2.1`, keys on elliptic curves.
-const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+pub(super) const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 /// `1.2.840.10045.3.1.7`, the curve P-256.
-const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+pub(super) const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 /// What stands before a SHA-256 digest in a signature of PKCS#1 v1.5.
 ///
 /// # Source
@@ -20,7 +22,45 @@ const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const DIGEST_INFO: [u8; 19] =
     [0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20];
 /// Largest key file, in bytes; certificates with a long chain of names have 4 KB.
-const MAX_FILE: usize = 64 << 10;
+pub(super) const MAX_FILE: usize = 64 << 10;
+
+/// Which signatures a key makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyKind {
+    /// RSA of 2048 bits, PKCS#1 v1.5.
+    Rsa2048,
+    /// RSA of 4096 bits, PKCS#1 v1.5.
+    Rsa4096,
+    /// ECDSA on the curve P-256.
+    P256,
+}
+
+impl KeyKind {
+    /// What kind of key it is, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rsa2048 => "RSA-2048",
+            Self::Rsa4096 => "RSA-4096",
+            Self::P256 => "ECDSA P-256",
+        }
+    }
+
+    /// The most bytes that a signature has; those of RSA always have as many.
+    pub fn signature_len(self) -> usize {
+        match self {
+            Self::Rsa2048 => 256,
+            Self::Rsa4096 => 512,
+            // Two numbers of 33 bytes in DER.
+            Self::P256 => 72,
+        }
+    }
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// A key that a signature is checked with.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,11 +130,35 @@ impl PublicKey {
 
     /// What kind of key it is, in words.
     pub fn describe(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// Which signatures it checks.
+    pub fn kind(&self) -> KeyKind {
         match &self.kind {
-            Kind::Rsa { bytes: 256, .. } => "RSA-2048",
-            Kind::Rsa { .. } => "RSA-4096",
-            Kind::P256(_) => "ECDSA P-256",
+            Kind::Rsa { bytes: 256, .. } => KeyKind::Rsa2048,
+            Kind::Rsa { .. } => KeyKind::Rsa4096,
+            Kind::P256(_) => KeyKind::P256,
         }
+    }
+
+    /// The RSA key of this modulus and exponent, both as bytes.
+    pub(super) fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        let key = der::value(der::SEQUENCE, &[&der::unsigned(modulus), &der::unsigned(exponent)]);
+        let names = [der::value(der::OBJECT, &[RSA]), der::value(der::NULL, &[])].concat();
+        Self::from_parts(&names, &key)
+    }
+
+    /// The key on P-256 at this point.
+    pub(super) fn from_p256(key: &ecdsa::VerifyingKey) -> Self {
+        let names = [der::value(der::OBJECT, &[EC]), der::value(der::OBJECT, &[P256])].concat();
+        let point = key.to_sec1_point(false);
+        Self::from_parts(&names, point.as_bytes()).expect("a point of the curve is a key")
+    }
+
+    fn from_parts(names: &[u8], key: &[u8]) -> Result<Self, KeyError> {
+        let names = der::value(der::SEQUENCE, &[names]);
+        Self::from_spki(&der::value(der::SEQUENCE, &[&names, &der::value(der::BITS, &[&[0], key])]))
     }
 
     /// Whether `signature` is this key's over what has `digest`.
@@ -109,13 +173,7 @@ impl PublicKey {
                     return false;
                 }
                 // The message is made anew and compared whole: nothing of the signature is parsed.
-                let mut expected = vec![0xff; *bytes];
-                let tail = DIGEST_INFO.len() + digest.as_bytes().len();
-                expected[..2].copy_from_slice(&[0, 1]);
-                expected[*bytes - tail - 1] = 0;
-                expected[*bytes - tail..*bytes - 32].copy_from_slice(&DIGEST_INFO);
-                expected[*bytes - 32..].copy_from_slice(digest.as_bytes());
-                value.modpow(exponent, modulus) == BigUint::from_bytes_be(&expected)
+                value.modpow(exponent, modulus) == BigUint::from_bytes_be(&rsa_message(digest, *bytes))
             }
             Kind::P256(key) => {
                 let signature = ecdsa::Signature::from_der(signature);
@@ -125,8 +183,7 @@ impl PublicKey {
     }
 
     fn from_certificate(bytes: &[u8]) -> Result<Self, KeyError> {
-        let spki = certificate_key(bytes).ok_or(KeyError::Format)?;
-        Self::from_spki(spki)
+        Self::from_spki(certificate_key(bytes).ok_or(KeyError::Format)?)
     }
 
     fn from_spki(bytes: &[u8]) -> Result<Self, KeyError> {
@@ -204,4 +261,18 @@ fn certificate_key(bytes: &[u8]) -> Option<&[u8]> {
     fields.take(der::SEQUENCE)?; // validity
     fields.take(der::SEQUENCE)?; // subject
     fields.whole(der::SEQUENCE)
+}
+
+/// What an RSA signature of `bytes` bytes is a power of.
+///
+/// # Source
+/// RFC 8017, section 9.2 (EMSA-PKCS1-v1_5).
+pub(super) fn rsa_message(digest: &Sha256, bytes: usize) -> Vec<u8> {
+    let mut message = vec![0xff; bytes];
+    let tail = DIGEST_INFO.len() + digest.as_bytes().len();
+    message[..2].copy_from_slice(&[0, 1]);
+    message[bytes - tail - 1] = 0;
+    message[bytes - tail..bytes - 32].copy_from_slice(&DIGEST_INFO);
+    message[bytes - 32..].copy_from_slice(digest.as_bytes());
+    message
 }

@@ -146,6 +146,14 @@ impl MergeKind {
             _ => return None,
         })
     }
+
+    fn number(self) -> i32 {
+        match self {
+            Self::Copy => 0,
+            Self::Xor => 1,
+            Self::Replace => 2,
+        }
+    }
 }
 
 /// A program of a partition that runs after it was written, before the phone starts from it.
@@ -242,6 +250,24 @@ impl OperationKind {
             14 => Self::ReplaceZstd,
             _ => return None,
         })
+    }
+
+    fn number(self) -> i32 {
+        match self {
+            Self::Replace => 0,
+            Self::ReplaceBz => 1,
+            Self::SourceCopy => 4,
+            Self::SourceBsdiff => 5,
+            Self::Zero => 6,
+            Self::Discard => 7,
+            Self::ReplaceXz => 8,
+            Self::Puffdiff => 9,
+            Self::BrotliBsdiff => 10,
+            Self::Zucchini => 11,
+            Self::Lz4diffBsdiff => 12,
+            Self::Lz4diffPuffdiff => 13,
+            Self::ReplaceZstd => 14,
+        }
     }
 
     /// As the format calls it.
@@ -784,4 +810,101 @@ fn check_merge(
         checked.push(MergeOperation { kind, source, target, source_offset: offset });
     }
     Ok(checked)
+}
+
+/// A manifest as a message, with the blobs that it copies, by offset and length, in its order.
+pub(super) fn to_wire(manifest: &Manifest) -> (wire::DeltaArchiveManifest, Vec<(u64, u64)>) {
+    let mut blobs = Blobs::default();
+    let minor = manifest.minor_version;
+    let partitions = manifest.partitions.iter().map(|partition| partition_to_wire(partition, minor, &mut blobs));
+    let raw = wire::DeltaArchiveManifest {
+        block_size: Some(u32::try_from(BLOCK.get()).expect("4096")),
+        minor_version: Some(minor),
+        partitions: partitions.collect(),
+        max_timestamp: manifest.max_timestamp,
+        dynamic_partition_metadata: manifest.dynamic.clone(),
+        partial_update: manifest.partial.then_some(true),
+        apex_info: manifest.apexes.clone(),
+        security_patch_level: manifest.security_patch_level.clone(),
+        signatures_offset: None,
+        signatures_size: None,
+    };
+    (raw, blobs.copied)
+}
+
+/// Blobs by offset and length, and where the next one goes.
+#[derive(Default)]
+struct Blobs {
+    copied: Vec<(u64, u64)>,
+    end: u64,
+}
+
+fn partition_to_wire(partition: &Partition, minor: u32, blobs: &mut Blobs) -> wire::PartitionUpdate {
+    let image = |image: &ImageInfo| wire::PartitionInfo {
+        size: Some(image.size.get()),
+        hash: Some(image.sha256.as_bytes().to_vec()),
+    };
+    let (postinstall, verity) = (partition.postinstall.as_ref(), partition.verity.as_ref());
+    let tree = verity.and_then(|verity| verity.hash_tree.as_ref());
+    let fec = verity.and_then(|verity| verity.fec.as_ref());
+    let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    wire::PartitionUpdate {
+        partition_name: Some(partition.name.to_string()),
+        run_postinstall: postinstall.map(|_| true),
+        postinstall_path: postinstall.and_then(|postinstall| text(&postinstall.path)),
+        filesystem_type: postinstall.and_then(|postinstall| text(&postinstall.filesystem)),
+        postinstall_optional: postinstall.map(|postinstall| postinstall.optional),
+        old_partition_info: partition.old.as_ref().map(image),
+        new_partition_info: Some(image(&partition.new)),
+        operations: partition.operations.iter().map(|operation| operation_to_wire(operation, minor, blobs)).collect(),
+        hash_tree_data_extent: tree.map(|tree| extent_to_wire(&tree.data)),
+        hash_tree_extent: tree.map(|tree| extent_to_wire(&tree.tree)),
+        hash_tree_algorithm: tree.map(|tree| tree.algorithm.clone()),
+        hash_tree_salt: tree.map(|tree| tree.salt.clone()).filter(|salt| !salt.is_empty()),
+        fec_data_extent: fec.map(|fec| extent_to_wire(&fec.data)),
+        fec_extent: fec.map(|fec| extent_to_wire(&fec.fec)),
+        fec_roots: fec.map(|fec| fec.roots),
+        version: partition.version.clone(),
+        merge_operations: partition.merge_operations.iter().map(merge_to_wire).collect(),
+        estimate_cow_size: partition.estimate_cow_size,
+        estimate_op_count_max: partition.estimate_op_count_max,
+    }
+}
+
+fn extent_to_wire(extent: &Extent) -> wire::Extent {
+    wire::Extent { start_block: Some(extent.start), num_blocks: Some(extent.blocks) }
+}
+
+fn operation_to_wire(operation: &Operation, minor: u32, blobs: &mut Blobs) -> wire::InstallOperation {
+    // Phones of the first minor versions are told these lengths, and later ones refuse them.
+    let lengths = operation.kind == OperationKind::SourceBsdiff && minor <= 3;
+    let bytes = |digest: Sha256| digest.as_bytes().to_vec();
+    let data_offset = operation.data.map(|data| {
+        let here = blobs.end;
+        blobs.copied.push((data.offset, data.len));
+        // An overflow is found when the message is checked: no blob starts where the sum of all before it is not.
+        blobs.end = blobs.end.wrapping_add(data.len);
+        here
+    });
+    wire::InstallOperation {
+        kind: Some(operation.kind.number()),
+        data_offset,
+        data_length: operation.data.map(|data| data.len),
+        src_extents: operation.source.iter().map(extent_to_wire).collect(),
+        src_length: lengths.then(|| operation.source_len()),
+        dst_extents: operation.target.iter().map(extent_to_wire).collect(),
+        dst_length: lengths.then(|| operation.target_len()),
+        data_sha256_hash: operation.data.and_then(|data| data.sha256).map(bytes),
+        src_sha256_hash: operation.source_sha256.map(bytes),
+    }
+}
+
+fn merge_to_wire(step: &MergeOperation) -> wire::CowMergeOperation {
+    wire::CowMergeOperation {
+        kind: Some(step.kind.number()),
+        src_extent: step.source.as_ref().map(extent_to_wire),
+        dst_extent: Some(extent_to_wire(&step.target)),
+        // Stock ones say it of all that read, 0 too.
+        src_offset: step.source.map(|_| step.source_offset),
+    }
 }

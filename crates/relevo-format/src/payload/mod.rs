@@ -13,7 +13,9 @@ pub(crate) mod der;
 mod key;
 mod limit;
 mod manifest;
+mod sign;
 pub mod wire;
+mod write;
 
 use std::io::{self, Read};
 
@@ -23,11 +25,13 @@ use sha2::Digest as _;
 
 pub use self::{
     apply::{ApplyError, Sink, apply_operation, apply_unpacked, check_data, is_applied},
-    key::{KeyError, PublicKey},
+    key::{KeyError, KeyKind, PublicKey},
     manifest::{
         Data, Extent, Fec, HashTree, ImageInfo, Manifest, MergeKind, MergeOperation, Operation, OperationError,
         OperationKind, Partition, PartitionError, Postinstall, Verity,
     },
+    sign::{PrivateKey, PrivateKeyError, SignError},
+    write::{Properties, Unsigned, WriteError, write},
 };
 use crate::{ReadAt, Section};
 

@@ -4,5 +4,7 @@
 mod damage;
 mod fixture;
 mod full;
+mod keys;
 mod samples;
+mod write;
 mod zip;
