@@ -11,6 +11,7 @@
 //! - [`image`]: raw and Android sparse images.
 //! - `ota_zip`, `payload`: A/B OTA zips and what they hold, behind the feature `ab`; never on a phone.
 //! - `target_files`: what a zip of target files says of a build, behind the same feature.
+//! - `avb`, behind the feature `ab`: what Android Verified Boot says of an image.
 //! - `fs`, behind the feature `ab`: the files in images of ext4 and EROFS. The phone never reads any.
 //!
 //! # Examples
@@ -30,6 +31,8 @@
 //! ```
 
 pub mod apply;
+#[cfg(feature = "ab")]
+pub mod avb;
 #[cfg(feature = "ab")]
 pub mod fs;
 pub mod image;
