@@ -3,6 +3,7 @@
 //! - [`bsdiff`]: `BSDIFF40` and `BSDF2`, read and written.
 //! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read.
 //! - [`lz4diff`]: `LZ4DIFF`, either of them over LZ4 blocks decompressed, read.
+//! - [`zucchini`]: programs, by what in them refers to what, read.
 //!
 //! An applier takes the old bytes, a patch and where the new bytes go. It streams: memory is bounded by [`Limits`]
 //! whatever the patch says, and what is wrong is an error. None of these formats holds a hash of the new bytes; who
@@ -13,6 +14,7 @@ mod deflate;
 pub mod lz4diff;
 pub mod puffin;
 mod stream;
+pub mod zucchini;
 
 use std::io;
 
@@ -135,6 +137,33 @@ pub enum PatchError {
         at: i64,
         /// Length of the old bytes.
         len: ByteLen,
+    },
+    /// A zucchini patch that contradicts itself or the old file.
+    #[error("the ensemble of elements is wrong: {reason}")]
+    Ensemble {
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A kind of program that Android's reader does not have.
+    #[error("unknown kind {:?} of program", .0.escape_ascii().to_string())]
+    Program([u8; 4]),
+    /// An element that is no program of its kind, or of another length.
+    #[error("the {what} element is no {program:?} of its length")]
+    NoProgram {
+        /// The old or the new one.
+        what: &'static str,
+        /// What it has to be.
+        program: zucchini::Program,
+    },
+    /// A file that is not the one that the patch is for, or not the one that it has to make.
+    #[error("the {what} file has CRC-32 {actual:08x}; expected {expected:08x}")]
+    Checksum {
+        /// The old or the new one.
+        what: &'static str,
+        /// As the patch has it.
+        expected: u32,
+        /// As it is.
+        actual: u32,
     },
     /// The old bytes could not be read.
     #[error("could not read the old bytes")]

@@ -85,7 +85,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Decodes some bytes into `buf`, which is not empty; 0 at the end.
-    fn decode(&mut self, buf: &mut [u8]) -> Result<usize, StreamError> {
+    pub(super) fn decode(&mut self, buf: &mut [u8]) -> Result<usize, StreamError> {
         self.used = true;
         if self.ended {
             return Ok(0);

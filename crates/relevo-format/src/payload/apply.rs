@@ -164,6 +164,7 @@ pub fn is_applied(kind: OperationKind) -> bool {
             | OperationKind::SourceBsdiff
             | OperationKind::BrotliBsdiff
             | OperationKind::Puffdiff
+            | OperationKind::Zucchini
             | OperationKind::Lz4diffBsdiff
             | OperationKind::Lz4diffPuffdiff
     )
@@ -267,7 +268,7 @@ fn hash_data(place: Place<'_>, blobs: Blobs<'_>, data: &Data) -> Result<(), Appl
 ///
 /// `file` is the payload, `source` the partition's old image. Data and source are checked against their digests
 /// before the first byte is written. Memory stays under 80 MiB for what is not a patch, however large it is; a patch takes
-/// its own size, 256 MiB at most, and what [`patch::Limits`] allows.
+/// its own size, 256 MiB at most, and what [`patch::Limits`] allows; a zucchini patch up to 1 GiB.
 ///
 /// # Errors
 /// [`ApplyError`]; what was written to `sink` by then is of no use.
@@ -456,10 +457,15 @@ fn patch(
     }
     let mut bytes = Vec::new();
     stored.read_to_end(&mut bytes).map_err(|error| place.data(error))?;
-    let limits = patch::Limits { output: ByteLen::new(expected), ..Default::default() };
+    let mut limits = patch::Limits { output: ByteLen::new(expected), ..Default::default() };
+    if place.kind == OperationKind::Zucchini {
+        // Old and new bytes are in memory too, each up to the 150 MiB that AOSP's generator makes one patch of.
+        limits.memory = ByteLen::mib(1024);
+    }
     let mut out = BufWriter::with_capacity(BUFFER, Target { sink, extents: &operation.target, done: 0, written: 0 });
     let apply = match place.kind {
         OperationKind::Puffdiff => patch::puffin::apply,
+        OperationKind::Zucchini => patch::zucchini::apply,
         OperationKind::Lz4diffBsdiff | OperationKind::Lz4diffPuffdiff => patch::lz4diff::apply,
         _ => patch::bsdiff::apply,
     };
