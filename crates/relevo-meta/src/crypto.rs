@@ -29,6 +29,11 @@ pub(crate) fn sha256(bytes: &[u8]) -> relevo_types::Sha256 {
     relevo_types::Sha256::new(Sha256::digest(bytes).into())
 }
 
+/// SHA-512 of `bytes` in hexadecimal; only targets of other people's repositories have it.
+pub(crate) fn sha512(bytes: &[u8]) -> String {
+    Sha512::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 static PROVIDER: Provider = Provider;
 
 #[derive(Debug)]

@@ -150,6 +150,14 @@ pub enum TrustError {
         /// The hash found.
         actual: Sha256,
     },
+    /// Not the hash that is vouched for, of a target that has other hashes than SHA-256.
+    #[error("{file} is not the file whose {algorithm} was signed")]
+    WrongDigest {
+        /// The file.
+        file: String,
+        /// The hash that differs.
+        algorithm: &'static str,
+    },
     /// The snapshot forgets a role that it once listed.
     #[error("{file} no longer lists {entry}, which an earlier snapshot lists")]
     Removed {
@@ -226,6 +234,14 @@ pub enum BadTarget {
     /// The custom field says something impossible.
     #[error("its custom field is wrong")]
     Custom(#[source] serde_json::Error),
+    /// A build of a time to come: it would be newer than every build that follows.
+    #[error("it was made at {made}, after the metadata that offers it ends at {ends}")]
+    FromTheFuture {
+        /// When it claims to be made.
+        made: Timestamp,
+        /// When the timestamp role expires.
+        ends: Timestamp,
+    },
     /// The custom field is consistent in itself, but not with the rest.
     #[error("its custom field is wrong: {0}")]
     Inconsistent(&'static str),
@@ -249,6 +265,7 @@ impl TrustError {
             | Self::WrongVersion { .. }
             | Self::WrongLength { .. }
             | Self::WrongHash { .. }
+            | Self::WrongDigest { .. }
             | Self::Removed { .. }
             | Self::TooManyRoots { .. } => true,
             Self::NoRoot
@@ -279,6 +296,7 @@ impl TrustError {
             | Self::WrongVersion { file, .. }
             | Self::WrongLength { file, .. }
             | Self::WrongHash { file, .. }
+            | Self::WrongDigest { file, .. }
             | Self::Removed { file, .. }
             | Self::NotPinned { file, .. }
             | Self::Undelegated { file, .. }
@@ -318,6 +336,7 @@ impl TrustError {
             | Self::WrongVersion { .. }
             | Self::WrongLength { .. }
             | Self::WrongHash { .. }
+            | Self::WrongDigest { .. }
             | Self::Malformed { .. }
             | Self::TooLong { .. } => Some("the source serves damaged or false files; try another mirror"),
             _ => None,

@@ -47,10 +47,11 @@ pub mod policy;
 mod refresh;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod threshold;
 mod trusted;
 
 pub use crypto::install_crypto;
 pub use ed25519_dalek::VerifyingKey;
 pub use error::{BadTarget, TrustError};
 pub use refresh::{Answer, Limits, Refresh, Request, Scope, Step, Stored};
-pub use trusted::{Custom, Package, RoleFile, Size, Target, Trusted, TrustedDevice};
+pub use trusted::{Custom, Found, Package, RoleFile, Size, Target, Trusted, TrustedDevice};

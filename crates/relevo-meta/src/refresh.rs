@@ -12,13 +12,14 @@ use std::{
 use ed25519_dalek::VerifyingKey;
 use jiff::Timestamp;
 use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
-use sigstore_tuf::{DelegatedRole, Error as Core, Key, MetaFile, Metadata, Snapshot, Targets, TrustedMetadataSet};
+use sigstore_tuf::{DelegatedRole, Error as CoreError, Key, MetaFile, Metadata, Snapshot, Targets};
 
 use crate::{
     crypto, delegation,
     delegation::Cover,
     error::{BadTarget, TrustError, check_digits, from_core},
-    trusted::{Custom, Package, RoleFile, Target, Trusted, TrustedDevice},
+    threshold::Core,
+    trusted::{Custom, Found, Package, RoleFile, Target, Trusted, TrustedDevice},
 };
 
 /// Most that is read of each file, in decompressed bytes, and most steps that are gone.
@@ -34,7 +35,7 @@ pub struct Limits {
     pub targets: ByteLen,
     /// Every delegated role; 5.6 KB for a device with 18 targets, 45 KB for a vendor with 75 devices.
     pub role: ByteLen,
-    /// Delegated roles visited on the search for one device (`Scope::Device`).
+    /// Delegated roles visited on the search for one device (`Scope::Device`) or one target (`Scope::TopLevel`).
     pub max_roles: usize,
     /// New roots followed in one run.
     pub root_steps: usize,
@@ -55,6 +56,9 @@ pub enum Scope {
     Registries,
     /// All roles, as a server or a mirror wants them. A broken device role harms that device only.
     Everything,
+    /// The four top-level roles, of any TUF repository, whatever its paths look like. [`Refresh::search`] goes on from
+    /// there to single targets.
+    TopLevel,
 }
 
 /// What earlier runs kept, by the names under which [`Step::Keep`] handed it out; at least `root.json`.
@@ -126,7 +130,7 @@ pub enum Step {
 /// # Ok::<(), relevo_meta::TrustError>(())
 /// ```
 pub struct Refresh {
-    core: TrustedMetadataSet,
+    core: Core,
     stored: Stored,
     scope: Scope,
     /// The caller's time and one nanosecond: the core takes metadata that expires at this very moment as valid, TUF
@@ -140,6 +144,8 @@ pub struct Refresh {
     timestamp: Vec<u8>,
     root_steps: usize,
     walk: Walk,
+    /// The target that is searched for; none during the refresh.
+    search: Option<Search>,
 }
 
 /// Where the workflow stands: what it needs next.
@@ -163,6 +169,13 @@ struct Walk {
     loaded: Vec<Edge>,
     listed: BTreeMap<Codename, Vendor>,
     troubles: BTreeMap<String, TrustError>,
+}
+
+/// A search for one target by its path, of any form.
+#[derive(Debug)]
+struct Search {
+    path: String,
+    found: Option<Found>,
 }
 
 /// One delegation from a role to another.
@@ -226,7 +239,7 @@ impl Refresh {
         let root = stored.get("root.json").ok_or(TrustError::NoRoot)?;
         check_limit("root.json", root, limits.root)?;
         check_digits("root.json", root)?;
-        let core = TrustedMetadataSet::from_root(root).map_err(|error| from_core(error, "root.json", "root"))?;
+        let core = Core::from_root(root).map_err(|error| from_core(error, "root.json", "root"))?;
         let now = now.checked_add(jiff::SignedDuration::from_nanos(1)).unwrap_or(now);
         Ok(Self {
             core,
@@ -240,6 +253,7 @@ impl Refresh {
             timestamp: Vec::new(),
             root_steps: 0,
             walk: Walk::default(),
+            search: None,
         })
     }
 
@@ -324,6 +338,40 @@ impl Refresh {
         self.into_trusted()
     }
 
+    /// Begins a search for the target `path`, TUF 5.6.7, after a refresh with `Scope::TopLevel`; [`Self::next`] then
+    /// asks for the delegated roles on the way, and after [`Step::Done`] the answer is [`Self::found`].
+    ///
+    /// # Errors
+    /// What ended the refresh early; [`TrustError::Misuse`] for another scope and before [`Step::Done`];
+    /// [`TrustError::Malformed`] for patterns that cannot be read.
+    pub fn search(&mut self, path: &str) -> Result<(), TrustError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let ready = matches!(self.state, State::Done) && self.keep.is_empty();
+        if self.scope != Scope::TopLevel || !ready {
+            return Err(TrustError::Misuse("a search before the refresh of the top-level roles is done"));
+        }
+        self.walk = Walk::default();
+        self.search = Some(Search { path: path.to_owned(), found: None });
+        self.state = State::Roles;
+        self.look_into("targets", &Kind::Registry, &[])
+    }
+
+    /// What the search found: the target, or none if no role that may speak for its path lists it.
+    ///
+    /// # Errors
+    /// What ended the search early; [`TrustError::Misuse`] without a search or before [`Step::Done`].
+    pub fn found(&mut self) -> Result<Option<Found>, TrustError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        if !matches!(self.state, State::Done) || !self.keep.is_empty() {
+            return Err(TrustError::Misuse("found before done"));
+        }
+        Ok(self.search.as_mut().ok_or(TrustError::Misuse("found without a search"))?.found.take())
+    }
+
     /// Goes on as far as what is stored allows: the next step for the caller, or none if the state changed.
     fn advance(&mut self) -> Result<Option<Step>, TrustError> {
         match &self.state {
@@ -345,7 +393,7 @@ impl Refresh {
                             return Ok(None);
                         }
                         // Expiry is the last check: these are the bytes that the snapshot pins, no need to fetch them.
-                        Err(error @ Core::Expired { .. }) => {
+                        Err(error @ CoreError::Expired { .. }) => {
                             return Err(from_core(error, &self.file_of("targets")?, "targets"));
                         }
                         Err(_) => {}
@@ -422,7 +470,7 @@ impl Refresh {
                         break;
                     }
                     // Its hash is the one pinned, so it is whole; but these are no longer its keys.
-                    Err(Core::ThresholdNotMet { .. }) => rotated = true,
+                    Err(CoreError::ThresholdNotMet { .. }) => rotated = true,
                     Err(_) => {}
                 }
             }
@@ -447,7 +495,7 @@ impl Refresh {
                 self.timestamp = bytes;
             }
             // TUF 5.4.3.1: nothing new; but what is there must still be fresh.
-            Err(Core::EqualVersion { .. }) => self.check_timestamp_fresh()?,
+            Err(CoreError::EqualVersion { .. }) => self.check_timestamp_fresh()?,
             Err(error) => return Err(from_core(error, "timestamp.json", "timestamp")),
         }
         self.state = State::Snapshot;
@@ -465,7 +513,7 @@ impl Refresh {
         let expected = pin.version;
         if let Err(error) = self.core.update_snapshot(&bytes, self.now) {
             // The core has one variant for a wrong version and for a vanished role; only the bytes tell which.
-            if let (Core::IntegrityMismatch(_), Ok(parsed)) = (&error, Metadata::<Snapshot>::from_slice(&bytes)) {
+            if let (CoreError::IntegrityMismatch(_), Ok(parsed)) = (&error, Metadata::<Snapshot>::from_slice(&bytes)) {
                 let actual = parsed.signed().version;
                 let file = name.to_owned();
                 if actual != expected {
@@ -501,8 +549,25 @@ impl Refresh {
     }
 
     fn enter_targets(&mut self) -> Result<(), TrustError> {
+        if self.scope == Scope::TopLevel {
+            self.state = State::Done;
+            return Ok(());
+        }
         self.state = State::Roles;
         self.follow("targets", &Kind::Registry, &[])
+    }
+
+    /// Takes the target that is searched for from a loaded role, or goes on to the roles that it delegates to.
+    fn look_into(&mut self, role: &str, kind: &Kind, chain: &[Arc<DelegatedRole>]) -> Result<(), TrustError> {
+        let targets = self.core.targets_role(role).expect("the role was just loaded");
+        if let Some(search) = &mut self.search
+            && let Some(entry) = targets.target(&search.path)
+        {
+            search.found = Some(Found::new(&search.path, entry, self.core.root().consistent_snapshot));
+            self.walk.queue.clear();
+            return Ok(());
+        }
+        self.follow(role, kind, chain)
     }
 
     /// Visits the next delegation, TUF 5.6.7.
@@ -519,7 +584,8 @@ impl Refresh {
         if !self.walk.visited.insert((edge.delegator.clone(), edge.role.name.clone())) {
             return Ok(None);
         }
-        if matches!(self.scope, Scope::Device { .. }) && self.walk.visited.len() > self.limits.max_roles {
+        let searches = matches!(self.scope, Scope::Device { .. } | Scope::TopLevel);
+        if searches && self.walk.visited.len() > self.limits.max_roles {
             return Err(TrustError::TooManyRoles { limit: self.limits.max_roles });
         }
 
@@ -546,7 +612,7 @@ impl Refresh {
             match self.core.update_delegated_targets(bytes, &role, &edge.delegator, self.now) {
                 Ok(_) => return self.enter_role(edge).map(|()| None),
                 // As with targets.json: the pinned bytes, only too old.
-                Err(error @ Core::Expired { .. }) => {
+                Err(error @ CoreError::Expired { .. }) => {
                     return self.excuse(&edge, from_core(error, &name, &role)).map(|()| None);
                 }
                 Err(_) => {}
@@ -597,7 +663,11 @@ impl Refresh {
             }
             (error, _) => error,
         };
-        let fatal = matches!(self.scope, Scope::Device { .. }) && !matches!(edge.kind, Kind::Below(..));
+        let fatal = match self.scope {
+            Scope::Device { .. } => !matches!(edge.kind, Kind::Below(..)),
+            Scope::TopLevel => true,
+            Scope::Registries | Scope::Everything => false,
+        };
         if fatal {
             return Err(error);
         }
@@ -610,7 +680,7 @@ impl Refresh {
             // Found: what else the queue holds is about other roles.
             self.walk.queue.clear();
         }
-        let followed = self.follow(&edge.role.name, &edge.kind, &edge.chain);
+        let followed = self.look_into(&edge.role.name, &edge.kind, &edge.chain);
         self.walk.loaded.push(edge.clone());
         followed.or_else(|error| self.excuse(&edge, error))
     }
@@ -627,6 +697,14 @@ impl Refresh {
             let malformed = |error| from_core(error, &stored_name(delegator), delegator);
             let device = delegation::device_of(role);
             let kind = match (kind, &self.scope) {
+                (_, Scope::TopLevel) => {
+                    let path = self.search.as_ref().map_or("", |search| &search.path);
+                    if !role.matches_path(path).map_err(malformed)? {
+                        continue;
+                    }
+                    cut = role.terminating;
+                    Kind::Registry
+                }
                 (Kind::Device(vendor, codename) | Kind::Below(vendor, codename), _) => {
                     if delegation::cover(role, vendor, codename).map_err(malformed)? == Cover::Nothing {
                         continue;
@@ -774,7 +852,8 @@ impl Refresh {
                 if self.resolve(edge, &family, &path).as_ref() != Some(role) {
                     continue;
                 }
-                match read_target(&path, entry) {
+                let ends = roles.get("timestamp").map_or(Timestamp::MAX, |timestamp| timestamp.expires);
+                match read_target(&path, entry, ends) {
                     Ok((target, package)) => {
                         device.packages.extend(package);
                         device.targets.insert(path, target);
@@ -879,8 +958,8 @@ fn check_pin(file: &str, bytes: &[u8], pin: &MetaFile) -> Result<(), TrustError>
 }
 
 /// Names what the core found in a targets file; it has one variant for several rules.
-fn targets_error(error: Core, file: &str, role: &str, expected: u64, bytes: &[u8]) -> TrustError {
-    if let (Core::IntegrityMismatch(_), Ok(parsed)) = (&error, Metadata::<Targets>::from_slice(bytes)) {
+fn targets_error(error: CoreError, file: &str, role: &str, expected: u64, bytes: &[u8]) -> TrustError {
+    if let (CoreError::IntegrityMismatch(_), Ok(parsed)) = (&error, Metadata::<Targets>::from_slice(bytes)) {
         let actual = parsed.signed().version;
         if actual != expected {
             return TrustError::WrongVersion { file: file.to_owned(), expected, actual };
@@ -889,10 +968,19 @@ fn targets_error(error: Core, file: &str, role: &str, expected: u64, bytes: &[u8
     from_core(error, file, role)
 }
 
-fn read_target(path: &TargetPath, entry: &sigstore_tuf::TargetFile) -> Result<(Target, Option<Package>), BadTarget> {
+/// Reads a target and, if it is one, the package that it is. `ends` is when the timestamp expires: no honest build was
+/// made after it, whatever the clock of this machine says.
+fn read_target(
+    path: &TargetPath,
+    entry: &sigstore_tuf::TargetFile,
+    ends: Timestamp,
+) -> Result<(Target, Option<Package>), BadTarget> {
     let sha256 = entry.hashes.get("sha256").and_then(|text| Sha256::parse(text).ok()).ok_or(BadTarget::Hash)?;
     let target = Target { length: ByteLen::new(entry.length), sha256 };
     let custom = entry.custom.as_ref().map(Custom::read).transpose()?.flatten();
+    if let Some(made) = custom.as_ref().map(|custom| custom.timestamp).filter(|made| *made > ends) {
+        return Err(BadTarget::FromTheFuture { made, ends });
+    }
     let package = custom.map(|custom| Package { path: path.clone(), length: target.length, sha256, custom });
     Ok((target, package))
 }

@@ -6,6 +6,7 @@ use ed25519_dalek::VerifyingKey;
 use jiff::Timestamp;
 use relevo_types::{BuildId, ByteLen, Channel, Codename, PackageKind, Sha256, TargetPath, Vendor};
 use serde::{Deserialize, Serialize};
+use sigstore_tuf::TargetFile;
 
 use crate::error::{BadTarget, TrustError};
 
@@ -59,6 +60,19 @@ pub struct Target {
     pub length: ByteLen,
     /// Its SHA-256.
     pub sha256: Sha256,
+}
+
+/// A target of any TUF repository, found by [`Refresh::search`](crate::Refresh::search).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its path.
+    pub path: String,
+    /// Its length.
+    pub length: ByteLen,
+    /// Its hashes in hexadecimal, by algorithm.
+    pub hashes: BTreeMap<String, String>,
+    /// Whether its file has a hash in front of its name.
+    consistent: bool,
 }
 
 /// A package that metadata vouches for.
@@ -234,6 +248,59 @@ impl Target {
             return Err(TrustError::WrongHash { file: file.to_owned(), expected: self.sha256, actual });
         }
         Ok(())
+    }
+}
+
+impl Found {
+    pub(crate) fn new(path: &str, entry: &TargetFile, consistent: bool) -> Self {
+        let (path, length) = (path.to_owned(), ByteLen::new(entry.length));
+        Self { path, length, hashes: entry.hashes.clone(), consistent }
+    }
+
+    /// Where the file lies below the repository's `targets/`.
+    ///
+    /// # Errors
+    /// [`TrustError::BadTarget`] if it has no hash that we know.
+    pub fn file(&self) -> Result<String, TrustError> {
+        if !self.consistent {
+            return Ok(self.path.clone());
+        }
+        let hash = ["sha256", "sha512"].iter().find_map(|name| self.hashes.get(*name)).ok_or_else(|| self.no_hash())?;
+        Ok(match self.path.rsplit_once('/') {
+            Some((directory, file)) => format!("{directory}/{hash}.{file}"),
+            None => format!("{hash}.{}", self.path),
+        })
+    }
+
+    /// Checks that `bytes` are the target, by every hash that we know.
+    ///
+    /// # Errors
+    /// [`TrustError::WrongLength`], [`TrustError::WrongDigest`], [`TrustError::BadTarget`].
+    pub fn check(&self, bytes: &[u8]) -> Result<(), TrustError> {
+        let actual = ByteLen::new(bytes.len() as u64);
+        if actual != self.length {
+            return Err(TrustError::WrongLength { file: self.path.clone(), expected: self.length, actual });
+        }
+        let known: Vec<_> =
+            ["sha256", "sha512"].iter().filter_map(|name| Some((*name, self.hashes.get(*name)?))).collect();
+        if known.is_empty() {
+            return Err(self.no_hash());
+        }
+        for (algorithm, expected) in known {
+            let actual = match algorithm {
+                "sha256" => crate::crypto::sha256(bytes).to_string(),
+                _ => crate::crypto::sha512(bytes),
+            };
+            if !actual.eq_ignore_ascii_case(expected) {
+                return Err(TrustError::WrongDigest { file: self.path.clone(), algorithm });
+            }
+        }
+        Ok(())
+    }
+
+    fn no_hash(&self) -> TrustError {
+        let path: String = self.path.chars().take(200).collect();
+        TrustError::BadTarget { file: "targets.json".to_owned(), path, source: BadTarget::Hash }
     }
 }
 

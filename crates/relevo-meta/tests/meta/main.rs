@@ -1,6 +1,8 @@
 //! Signed metadata, tested through the crate's public face.
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod authoring;
 #[cfg(test)]
 mod chunks;
@@ -10,3 +12,5 @@ mod crypto;
 mod policy;
 #[cfg(test)]
 mod refresh;
+#[cfg(test)]
+mod search;
