@@ -4,12 +4,15 @@
 #   ./tests/run.sh          everything, as CI does
 #   ./tests/run.sh STEP..   only the steps named (see `steps` below)
 #
+# RELEVO_TUF_CONFORMANCE names a checkout of github.com/theupdateframework/tuf-conformance, 2.4.0; with it, the step
+# `conformance` runs that suite as well. It is on no package registry, which is all that tests may fetch from.
+#
 # It runs on Debian with a Rust toolchain; what else it needs is installed when it is missing (as root, or by sudo
 # without a prompt). It exits non-zero when a step fails, after it has run the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(tools shell format lint features documentation build corpus tests doctests quickstart fuzz licences)
+steps=(tools shell format lint features documentation build corpus tests doctests conformance quickstart fuzz licences)
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 # Nothing here may wait for a person.
 export DEBIAN_FRONTEND=noninteractive PIP_NO_INPUT=1 GIT_TERMINAL_PROMPT=0
@@ -24,6 +27,18 @@ if [ "$(df --output=avail --block-size=1M /dev/shm 2>/dev/null | tail -n 1)" -gt
     export TMPDIR
     trap 'rm -rf "$TMPDIR"' EXIT
 fi
+
+# A Python with what tests/conformance pins, made anew when the pins change.
+python_for_conformance() {
+    local pins=tests/conformance/requirements.txt
+    if cmp -s "$pins" target/tuf/pins; then return; fi
+    rm -rf target/tuf
+    # Debian ships venv without what it needs.
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then install_debian python3-without-venv:python3-venv; fi
+    python3 -m venv target/tuf
+    target/tuf/bin/pip install --quiet --disable-pip-version-check --requirement "$pins"
+    cp "$pins" target/tuf/pins
+}
 
 step_tools() {
     install_debian cc:build-essential shellcheck:shellcheck
@@ -75,6 +90,25 @@ step_tests() {
 }
 
 step_doctests() { cargo test --locked --workspace --doc; }
+
+# The verifier against python-tuf, both ways, and against the TUF conformance suite where it is there.
+step_conformance() {
+    install_debian faketime:faketime
+    python_for_conformance
+    cargo build --locked --bin relevo --bin relevo-updater --bin tuf-client
+    target/tuf/bin/python tests/conformance/interop.py target/debug
+    if [ -z "${RELEVO_TUF_CONFORMANCE:-}" ]; then
+        echo "RELEVO_TUF_CONFORMANCE is not set; the TUF conformance suite was not run"
+        return
+    fi
+    local client=$PWD/target/debug/tuf-client report=$PWD/target/tuf/conformance.xml
+    # The suite would read failures that it may expect from such a file; there are none.
+    [ ! -e "$client.xfails" ]
+    (cd "$RELEVO_TUF_CONFORMANCE" && PATH="$OLDPWD/target/tuf/bin:$PATH" \
+        pytest -q -p no:cacheprovider --junit-xml="$report" tuf_conformance --entrypoint "$client")
+    # A suite that skips its tests has not passed.
+    grep -q 'errors="0" failures="0" skipped="0"' "$report"
+}
 
 # The sample that people meet first, on the corpus and a port that nobody has.
 step_quickstart() {
