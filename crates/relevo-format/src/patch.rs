@@ -1,7 +1,8 @@
 //! Patch formats of AOSP, as the operations of A/B payloads and of transfer lists carry them.
 //!
 //! - [`bsdiff`]: `BSDIFF40` and `BSDF2`, read and written.
-//! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read.
+//! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read and written.
+//! - [`locate`]: where the deflate streams of a file are.
 //! - [`lz4diff`]: `LZ4DIFF`, either of them over LZ4 blocks decompressed, read.
 //! - [`zucchini`]: programs, by what in them refers to what, read.
 //!
@@ -11,6 +12,7 @@
 
 pub mod bsdiff;
 mod deflate;
+pub mod locate;
 pub mod lz4diff;
 pub mod puffin;
 mod stream;

@@ -16,6 +16,10 @@
 //! # Source
 //! RFC 1951; AOSP `external/puffin`, `puff_writer.cc`, `puffer.cc`, `huffer.cc` and `huffman_table.cc`.
 
+use std::sync::LazyLock;
+
+use super::locate::Limits;
+
 /// Why deflate bits cannot be made a puff, or the other way round.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +75,8 @@ const MAX_DISTANCE_CODES: usize = 30;
 const MAX_BITS: usize = 15;
 /// Longest head of a block in bytes.
 const MAX_HEAD: usize = 1 + 3 + CODE_ORDER.len() + MAX_LITERAL_CODES + MAX_DISTANCE_CODES;
+/// Longest match.
+const MAX_LENGTH: usize = 258;
 /// Most literals in a row.
 const MAX_LITERALS: usize = (1 << 16) + 127;
 /// First of the bytes that stand for the repeats 16, 17 and 18 in a head, and how many bits of count they have.
@@ -81,46 +87,37 @@ const END_LENGTH: usize = 256;
 /// Bits of `bytes` from `at` on, lowest first.
 struct Bits<'a> {
     bytes: &'a [u8],
-    at: u64,
-    end: u64,
+    at: usize,
+    end: usize,
 }
 
 impl Bits<'_> {
-    /// The next `count` bits, with zeros after the end; at most 32.
-    fn peek(&self, count: u32) -> u32 {
-        let start = usize::try_from(self.at / 8).unwrap_or(usize::MAX);
-        let rest = self.bytes.get(start..).unwrap_or_default();
-        let mut word = [0; 8];
-        let len = rest.len().min(8);
-        word[..len].copy_from_slice(&rest[..len]);
-        let bits = u64::from_le_bytes(word) >> (self.at % 8);
-        u32::try_from(bits & ((1 << count) - 1)).expect("at most 32 bits")
+    /// The next bits, at least 57 of them, with zeros after the last byte.
+    fn word(&self) -> u64 {
+        let rest = self.bytes.get(self.at / 8..).unwrap_or_default();
+        let word = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            word
+        });
+        u64::from_le_bytes(word) >> (self.at % 8)
     }
 
-    fn skip(&mut self, count: u32) -> Result<()> {
-        self.at += u64::from(count);
+    fn skip(&mut self, count: usize) -> Result<()> {
+        self.at += count;
         if self.at > self.end { Err(DeflateError::Truncated) } else { Ok(()) }
     }
 
-    fn take(&mut self, count: u32) -> Result<u32> {
-        let bits = self.peek(count);
-        self.skip(count)?;
-        Ok(bits)
+    /// The next `count` bits; at most 16.
+    fn take(&mut self, count: u8) -> Result<u16> {
+        let bits = self.word() & ((1 << count) - 1);
+        self.skip(usize::from(count))?;
+        Ok(u16::try_from(bits).expect("at most 16 bits"))
     }
 
     /// A byte's worth or less.
     fn take_u8(&mut self, count: u8) -> Result<u8> {
-        Ok(u8::try_from(self.take(u32::from(count))?).expect("at most 8 bits"))
-    }
-
-    /// The next symbol of a code.
-    fn symbol(&mut self, code: &Decoding) -> Result<usize> {
-        let entry = code.table[self.peek(code.bits) as usize];
-        if entry == 0 {
-            return Err(DeflateError::Symbol);
-        }
-        self.skip(u32::from(entry & 15))?;
-        Ok(usize::from(entry >> 4))
+        Ok(u8::try_from(self.take(count)?).expect("at most 8 bits"))
     }
 }
 
@@ -192,25 +189,128 @@ fn codes(lengths: &[u8]) -> Result<Vec<(u16, u8)>> {
     Ok(lengths.iter().map(code).collect())
 }
 
-/// A code to decode with: by the next bits, the symbol shifted by 4 and the number of bits that it takes.
+/// What a code word stands for; 0 is none. Bits from the lowest: 4 for the length of the word, 2 for the [`Kind`], 4 for
+/// the number of bits that follow the word, 16 (from bit 16 on) for a value.
+#[derive(Debug, Clone, Copy)]
+struct Entry(u32);
+
+const PLAIN: u32 = 0;
+const LENGTH: u32 = 1;
+const END: u32 = 2;
+/// Longer words follow: the value is where in the table, the number of bits by how many of the next ones.
+const MORE: u32 = 3;
+
+impl Entry {
+    fn new(kind: u32, extra: u8, value: u16) -> Self {
+        Self(u32::from(value) << 16 | u32::from(extra) << 6 | kind << 4)
+    }
+
+    fn kind(self) -> u32 {
+        self.0 >> 4 & 3
+    }
+
+    fn extra(self) -> usize {
+        (self.0 >> 6 & 15) as usize
+    }
+
+    fn value(self) -> usize {
+        (self.0 >> 16) as usize
+    }
+
+    fn len(self) -> usize {
+        (self.0 & 15) as usize
+    }
+}
+
+/// A literal, a length or the end of a block.
+fn literal_entry(symbol: usize) -> Option<Entry> {
+    match symbol {
+        ..END_OF_BLOCK => Some(Entry::new(PLAIN, 0, u16::try_from(symbol).expect("a byte"))),
+        END_OF_BLOCK => Some(Entry::new(END, 0, 0)),
+        _ => {
+            let index = symbol - FIRST_LENGTH;
+            Some(Entry::new(LENGTH, *LENGTH_BITS.get(index)?, LENGTH_BASES[index]))
+        }
+    }
+}
+
+fn distance_entry(symbol: usize) -> Option<Entry> {
+    Some(Entry::new(PLAIN, *DISTANCE_BITS.get(symbol)?, DISTANCE_BASES[symbol]))
+}
+
+/// The symbols of the code for code lengths.
+fn length_entry(symbol: usize) -> Option<Entry> {
+    Some(Entry::new(PLAIN, 0, u16::try_from(symbol).ok()?))
+}
+
+/// By how many bits words are looked up at once; what is longer takes a second step.
+const FIRST_STEP: u8 = 10;
+
+/// A code to decode with.
+#[derive(Default)]
 struct Decoding {
-    table: Vec<u16>,
-    bits: u32,
+    table: Vec<Entry>,
+    /// Bits of the first step.
+    first: u8,
+    /// Length of the longest word.
+    max: u8,
 }
 
 impl Decoding {
-    fn new(lengths: &[u8]) -> Result<Self> {
-        let bits = lengths.iter().copied().max().unwrap_or(0);
-        let mut table = vec![0; 1 << bits];
-        for (symbol, (code, length)) in (0_u16..).zip(codes(lengths)?) {
-            if length > 0 {
-                let entries = table.iter_mut().skip(usize::from(code)).step_by(1 << length);
-                entries.for_each(|entry| *entry = symbol << 4 | u16::from(length));
+    fn new(lengths: &[u8], entry: impl Fn(usize) -> Option<Entry>) -> Result<Self> {
+        let mut decoding = Self::default();
+        decoding.fill(lengths, entry)?;
+        Ok(decoding)
+    }
+
+    /// Takes on another code. Symbols without an entry are as if they had no word.
+    fn fill(&mut self, lengths: &[u8], entry: impl Fn(usize) -> Option<Entry>) -> Result<()> {
+        self.max = lengths.iter().copied().max().unwrap_or(0);
+        self.first = self.max.min(FIRST_STEP);
+        let (first, second) = (1_usize << self.first, 1_usize << (self.max - self.first));
+        self.table.clear();
+        self.table.resize(first, Entry(0));
+        for (symbol, (code, length)) in codes(lengths)?.into_iter().enumerate() {
+            let Some(entry) = entry(symbol).filter(|_| length > 0) else { continue };
+            let (code, entry) = (usize::from(code), Entry(entry.0 | u32::from(length)));
+            if length <= self.first {
+                self.table[code..first].iter_mut().step_by(1 << length).for_each(|place| *place = entry);
+                continue;
             }
+            let (low, high) = (code % first, code / first);
+            if self.table[low].0 == 0 {
+                let at = u16::try_from(self.table.len()).expect("at most 2^15 words of second steps");
+                self.table[low] = Entry(Entry::new(MORE, self.max - self.first, at).0 | u32::from(self.first));
+                self.table.resize(self.table.len() + second, Entry(0));
+            }
+            let at = self.table[low].value();
+            let places = self.table[at + high..at + second].iter_mut();
+            places.step_by(1 << (length - self.first)).for_each(|place| *place = entry);
         }
-        Ok(Self { table, bits: u32::from(bits) })
+        Ok(())
+    }
+
+    /// What the first word in `bits` stands for.
+    fn find(&self, bits: u64) -> Result<Entry> {
+        let mut entry = self.table[low(bits, usize::from(self.first))];
+        if entry.kind() == MORE {
+            entry = self.table[entry.value() + low(bits >> entry.len(), entry.extra())];
+        }
+        if entry.0 == 0 { Err(DeflateError::Symbol) } else { Ok(entry) }
     }
 }
+
+/// The lowest `count` of `bits`; at most 16.
+fn low(bits: u64, count: usize) -> usize {
+    usize::try_from(bits & ((1 << count) - 1)).expect("at most 16 bits")
+}
+
+/// The fixed codes for literals and for distances.
+static FIXED: LazyLock<(Decoding, Decoding)> = LazyLock::new(|| {
+    let (literals, distances) = fixed();
+    let good = "the fixed codes are good";
+    (Decoding::new(&literals, literal_entry).expect(good), Decoding::new(&distances, distance_entry).expect(good))
+});
 
 /// Lengths of the fixed codes for literals and for distances.
 fn fixed() -> (Vec<u8>, Vec<u8>) {
@@ -218,36 +318,37 @@ fn fixed() -> (Vec<u8>, Vec<u8>) {
     (literals.collect(), vec![5; MAX_DISTANCE_CODES])
 }
 
+/// What is done with what blocks hold.
+trait Sink {
+    /// A block starts with this head.
+    fn head(&mut self, head: &[u8]);
+    fn literal(&mut self, byte: u8);
+    fn copy(&mut self, length: usize, distance: usize);
+    /// The block ends.
+    fn end(&mut self);
+    /// Whether there is more than there should be.
+    fn is_full(&self) -> bool;
+}
+
 /// Appends to a puff.
 struct Puff {
     out: Vec<u8>,
-    literals: Vec<u8>,
+    /// Where the literals start that were not ended yet; a byte before them is kept free for their number.
+    literals: Option<usize>,
+    limit: usize,
 }
 
 impl Puff {
-    fn literal(&mut self, byte: u8) {
-        self.literals.push(byte);
-        if self.literals.len() == MAX_LITERALS {
-            self.flush();
-        }
-    }
-
     fn flush(&mut self) {
-        match self.literals.len() {
-            0 => return,
-            len @ 1..128 => self.out.push(u8::try_from(len - 1).expect("below 127")),
-            len => {
-                self.out.push(127);
-                self.put_u16(len - 128);
-            }
+        let Some(start) = self.literals.take() else { return };
+        let len = self.out.len() - start;
+        if len < 128 {
+            self.out[start - 1] = u8::try_from(len - 1).expect("below 127");
+        } else {
+            let [high, low] = u16::try_from(len - 128).expect("no more are gathered").to_be_bytes();
+            self.out[start - 1] = 127;
+            self.out.splice(start..start, [high, low]);
         }
-        self.out.append(&mut self.literals);
-    }
-
-    fn head(&mut self, head: &[u8]) {
-        self.flush();
-        self.put_u16(head.len() - 1);
-        self.out.extend_from_slice(head);
     }
 
     /// A length less 3.
@@ -263,84 +364,268 @@ impl Puff {
     }
 }
 
-/// Makes a puff of `puff_len` bytes of the deflate blocks in `len` bits of `bytes` from bit `at` on.
-///
-/// `bytes` starts where a byte of the file does, as stored blocks are aligned to bytes.
-pub(super) fn puff(bytes: &[u8], at: u64, len: u64, puff_len: u64) -> Result<Vec<u8>> {
-    let end = at.checked_add(len).filter(|&end| end <= 8 * bytes.len() as u64).ok_or(DeflateError::Truncated)?;
-    let mut bits = Bits { bytes, at, end };
-    let mut puff = Puff { out: Vec::new(), literals: Vec::new() };
-    let too_long = |puff: &Puff| (puff.out.len() + puff.literals.len()) as u64 > puff_len;
-    while bits.at < end {
-        let last = bits.take_u8(1)?;
-        let kind = bits.take_u8(2)?;
-        let head = last << 7 | kind << 5;
-        let (literals, distances) = match kind {
-            0 => {
-                let padding = u8::try_from((8 - bits.at % 8) % 8).expect("below 8");
-                // More than five bits of padding run into the type; as AOSP's puffer has it.
-                puff.head(&[head | bits.take_u8(padding)?]);
-                let (len, complement) = (bits.take(16)?, bits.take(16)?);
-                if len ^ complement != 0xffff {
-                    return Err(DeflateError::Stored);
-                }
-                for _ in 0..len {
-                    let byte = bits.take_u8(8)?;
-                    puff.literal(byte);
-                }
-                puff.length(END_LENGTH);
-                if too_long(&puff) {
-                    break;
-                }
-                continue;
-            }
-            1 => {
-                puff.head(&[head]);
-                fixed()
-            }
-            2 => {
-                let mut bytes = vec![head];
-                let lengths = read_lengths(&mut bits, &mut bytes)?;
-                puff.head(&bytes);
-                lengths
-            }
-            _ => return Err(DeflateError::BlockType),
-        };
-        let (literals, distances) = (Decoding::new(&literals)?, Decoding::new(&distances)?);
-        loop {
-            let symbol = bits.symbol(&literals)?;
-            if let Ok(byte) = u8::try_from(symbol) {
-                puff.literal(byte);
-            } else if symbol == END_OF_BLOCK {
-                puff.length(END_LENGTH);
-                break;
-            } else {
-                let index = symbol - FIRST_LENGTH;
-                let base = *LENGTH_BASES.get(index).ok_or(DeflateError::Symbol)?;
-                let length = u32::from(base) + bits.take(u32::from(LENGTH_BITS[index]))?;
-                let index = bits.symbol(&distances)?;
-                let base = *DISTANCE_BASES.get(index).ok_or(DeflateError::Symbol)?;
-                let distance = u32::from(base) + bits.take(u32::from(DISTANCE_BITS[index]))?;
-                puff.length(length as usize - 3);
-                puff.put_u16(distance as usize - 1);
-            }
-            if too_long(&puff) {
-                break;
-            }
-        }
-        if too_long(&puff) {
-            break;
+impl Sink for Puff {
+    fn head(&mut self, head: &[u8]) {
+        self.put_u16(head.len() - 1);
+        self.out.extend_from_slice(head);
+    }
+
+    fn literal(&mut self, byte: u8) {
+        let start = *self.literals.get_or_insert_with(|| {
+            self.out.push(0);
+            self.out.len()
+        });
+        self.out.push(byte);
+        if self.out.len() - start == MAX_LITERALS {
+            self.flush();
         }
     }
-    puff.flush();
-    if puff.out.len() as u64 != puff_len {
-        return Err(DeflateError::Length { expected: puff_len, actual: puff.out.len() as u64, unit: "bytes" });
+
+    fn copy(&mut self, length: usize, distance: usize) {
+        self.length(length - 3);
+        self.put_u16(distance - 1);
     }
-    Ok(puff.out)
+
+    fn end(&mut self) {
+        self.length(END_LENGTH);
+    }
+
+    fn is_full(&self) -> bool {
+        self.out.len() > self.limit
+    }
 }
 
-/// Reads the code lengths of a dynamic block for literals and for distances, and appends them to its head in a puff.
-fn read_lengths(bits: &mut Bits<'_>, head: &mut Vec<u8>) -> Result<(Vec<u8>, Vec<u8>)> {
+/// Measures a puff without making it.
+#[derive(Default)]
+struct Measure {
+    puff_len: u64,
+    /// Bytes that the blocks inflate to.
+    raw_len: u64,
+    literals: u64,
+}
+
+impl Measure {
+    fn flush(&mut self) {
+        self.puff_len += match self.literals {
+            0 => 0,
+            1..128 => 1,
+            _ => 3,
+        };
+        self.literals = 0;
+    }
+}
+
+impl Sink for Measure {
+    fn head(&mut self, head: &[u8]) {
+        self.puff_len += 2 + head.len() as u64;
+    }
+
+    fn literal(&mut self, _: u8) {
+        self.raw_len += 1;
+        self.puff_len += 1;
+        self.literals += 1;
+        if self.literals == MAX_LITERALS as u64 {
+            self.flush();
+        }
+    }
+
+    fn copy(&mut self, length: usize, _: usize) {
+        self.flush();
+        self.raw_len += length as u64;
+        self.puff_len += if length < 130 { 3 } else { 4 };
+    }
+
+    fn end(&mut self) {
+        self.flush();
+        self.puff_len += 2;
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+/// Codes of a dynamic block, kept for their memory.
+#[derive(Default)]
+struct Codes {
+    literals: Decoding,
+    distances: Decoding,
+    lengths: Decoding,
+}
+
+/// What a block was.
+struct Read {
+    is_last: bool,
+    is_stored: bool,
+    /// The bit up to which AOSP's puffers need the file to go on, counted from the start of the bytes: they take as many
+    /// bits as the longest word has before they look which word it is.
+    reach: usize,
+    /// Whether a length of 258 is written as 227 + 31, which the way back writes as 258 + 0.
+    is_odd: bool,
+}
+
+/// Reads one block.
+fn read_block(bits: &mut Bits<'_>, codes: &mut Codes, sink: &mut impl Sink) -> Result<Read> {
+    let is_last = bits.take_u8(1)?;
+    let kind = bits.take_u8(2)?;
+    let head = is_last << 7 | kind << 5;
+    let is_last = is_last == 1;
+    let mut reach = 0;
+    let (literals, distances) = match kind {
+        0 => {
+            let padding = u8::try_from((8 - bits.at % 8) % 8).expect("below 8");
+            // More than five bits of padding run into the type; as AOSP's puffer has it.
+            sink.head(&[head | bits.take_u8(padding)?]);
+            let (len, complement) = (bits.take(16)?, bits.take(16)?);
+            if len ^ complement != 0xffff {
+                return Err(DeflateError::Stored);
+            }
+            let start = bits.at / 8;
+            bits.skip(8 * usize::from(len))?;
+            bits.bytes[start..bits.at / 8].iter().for_each(|&byte| sink.literal(byte));
+            sink.end();
+            return Ok(Read { is_last, is_stored: true, reach, is_odd: false });
+        }
+        1 => {
+            sink.head(&[head]);
+            let (literals, distances) = &*FIXED;
+            (literals, distances)
+        }
+        2 => {
+            let mut head = vec![head];
+            let (literals, distances);
+            (literals, distances, reach) = read_lengths(bits, &mut codes.lengths, &mut head)?;
+            codes.literals.fill(&literals, literal_entry)?;
+            codes.distances.fill(&distances, distance_entry)?;
+            sink.head(&head);
+            (&codes.literals, &codes.distances)
+        }
+        _ => return Err(DeflateError::BlockType),
+    };
+    // AOSP's puffers get by with as many bits as the end of the block has if there are no more, but with no fewer.
+    let (mut end_len, mut is_odd) = (0, false);
+    let (mut last_literal, mut last_distance) = ([0; MAX_BITS + 1], None);
+    loop {
+        let word = bits.word();
+        let entry = literals.find(word)?;
+        let len = entry.len();
+        last_literal[len] = bits.at + 1;
+        match entry.kind() {
+            PLAIN => {
+                bits.skip(len)?;
+                sink.literal(u8::try_from(entry.value()).expect("a byte"));
+            }
+            END => {
+                bits.skip(len)?;
+                end_len = len;
+                sink.end();
+                break;
+            }
+            _ => {
+                let length = entry.value() + low(word >> len, entry.extra());
+                is_odd |= length == MAX_LENGTH && entry.extra() > 0;
+                let used = len + entry.extra();
+                let entry = distances.find(word >> used)?;
+                last_distance = Some(bits.at + used);
+                let used = used + entry.len();
+                let distance = entry.value() + low(word >> used, entry.extra());
+                bits.skip(used + entry.extra())?;
+                sink.copy(length, distance);
+                if sink.is_full() {
+                    break;
+                }
+            }
+        }
+    }
+    let long = last_literal[end_len + 1..].iter().copied().max().unwrap_or(0);
+    if let Some(at) = long.checked_sub(1) {
+        reach = reach.max(at + usize::from(literals.max));
+    }
+    if let Some(at) = last_distance {
+        reach = reach.max(at + usize::from(distances.max));
+    }
+    Ok(Read { is_last, is_stored: false, reach, is_odd })
+}
+
+/// Makes a puff of `puff_len` bytes of the deflate blocks in `len` bits of `bytes` from bit `at` on, and appends it to
+/// `out`.
+///
+/// `bytes` starts where a byte of the file does, as stored blocks are aligned to bytes.
+pub(super) fn puff_into(bytes: &[u8], at: u64, len: u64, puff_len: u64, out: &mut Vec<u8>) -> Result<()> {
+    let end = at.checked_add(len).filter(|&end| end <= 8 * bytes.len() as u64).ok_or(DeflateError::Truncated)?;
+    let position = |bit: u64| usize::try_from(bit).map_err(|_| DeflateError::Truncated);
+    let mut bits = Bits { bytes, at: position(at)?, end: position(end)? };
+    let start = out.len();
+    let limit = position(puff_len)?.saturating_add(start);
+    let mut puff = Puff { out: std::mem::take(out), literals: None, limit };
+    let mut codes = Codes::default();
+    while bits.at < bits.end && !puff.is_full() {
+        read_block(&mut bits, &mut codes, &mut puff)?;
+    }
+    puff.flush();
+    *out = puff.out;
+    let actual = (out.len() - start) as u64;
+    if actual != puff_len {
+        return Err(DeflateError::Length { expected: puff_len, actual, unit: "bytes" });
+    }
+    Ok(())
+}
+
+/// A block with codes of a deflate stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Block {
+    /// Where it starts, counted in bits from the start of the bytes.
+    pub(super) bit: u64,
+    pub(super) bits: u64,
+    pub(super) puff_len: u64,
+    /// How many bits after its end AOSP's puffers want to see.
+    pub(super) beyond: u8,
+}
+
+/// A whole deflate stream.
+pub(super) struct Stream {
+    /// Where it ends, in whole bytes.
+    pub(super) end: usize,
+    /// Bytes that it inflates to.
+    pub(super) raw_len: u64,
+}
+
+/// Follows a deflate stream from byte `start` on and appends its blocks that become the same bits again after they were
+/// puffs. `Err` comes with the byte where it went wrong.
+pub(super) fn follow(
+    bytes: &[u8],
+    start: usize,
+    limits: &Limits,
+    blocks: &mut Vec<Block>,
+) -> std::result::Result<Stream, (usize, DeflateError)> {
+    let end = bytes.len().checked_mul(8).ok_or((start, DeflateError::Truncated))?;
+    let mut bits = Bits { bytes, at: 8 * start, end };
+    let (mut codes, mut raw_len) = (Codes::default(), 0);
+    loop {
+        let from = bits.at;
+        let mut measure = Measure::default();
+        let read = read_block(&mut bits, &mut codes, &mut measure).map_err(|error| (bits.at.div_ceil(8), error))?;
+        raw_len += measure.raw_len;
+        if !read.is_stored && !read.is_odd && measure.puff_len <= limits.puff_len {
+            if blocks.len() == limits.deflates {
+                return Err((bits.at.div_ceil(8), DeflateError::Truncated));
+            }
+            blocks.push(Block {
+                bit: from as u64,
+                bits: (bits.at - from) as u64,
+                puff_len: measure.puff_len,
+                beyond: u8::try_from(read.reach.saturating_sub(bits.at)).expect("no word is longer than 15 bits"),
+            });
+        }
+        if read.is_last {
+            return Ok(Stream { end: bits.at.div_ceil(8), raw_len });
+        }
+    }
+}
+
+/// Reads the code lengths of a dynamic block for literals and for distances, and appends them to its head in a puff; and
+/// the bit up to which AOSP's puffers need the file to go on.
+fn read_lengths(bits: &mut Bits<'_>, code: &mut Decoding, head: &mut Vec<u8>) -> Result<(Vec<u8>, Vec<u8>, usize)> {
     let counts = [bits.take_u8(5)?, bits.take_u8(5)?, bits.take_u8(4)?];
     head.extend(counts);
     let (literals, distances, codes) = numbers(counts)?;
@@ -353,18 +638,22 @@ fn read_lengths(bits: &mut Bits<'_>, head: &mut Vec<u8>) -> Result<(Vec<u8>, Vec
             _ => head.push(length << 4),
         }
     }
-    let code = Decoding::new(&code_lengths)?;
+    code.fill(&code_lengths, length_entry)?;
     let mut lengths = Vec::with_capacity(literals + distances);
+    let mut reach = 0;
     while lengths.len() < literals + distances {
-        let symbol = bits.symbol(&code)?;
-        let byte = match symbol.checked_sub(16) {
-            None => u8::try_from(symbol).expect("below 16"),
+        reach = bits.at + usize::from(code.max);
+        let entry = code.find(bits.word())?;
+        bits.skip(entry.len())?;
+        let byte = match entry.value().checked_sub(16) {
+            None => u8::try_from(entry.value()).expect("below 16"),
             Some(repeat) => REPEATS[repeat].0 + bits.take_u8(REPEATS[repeat].1)?,
         };
         head.push(byte);
         repeat(byte, &mut lengths)?;
     }
-    split(lengths, literals, distances)
+    let (literals, distances) = split(lengths, literals, distances)?;
+    Ok((literals, distances, reach))
 }
 
 /// How many codes there are for literals and lengths, for distances, and for code lengths.

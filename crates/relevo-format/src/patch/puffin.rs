@@ -20,7 +20,8 @@ use relevo_types::ByteLen;
 
 use super::{
     Limits, PatchError, bsdiff,
-    deflate::{BitWriter, DeflateError, huff, puff},
+    deflate::{BitWriter, DeflateError, huff, puff_into},
+    locate::Deflate,
 };
 use crate::ReadAt;
 
@@ -74,10 +75,78 @@ pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limit
     if bsdiff::target_len(patch)? != puffed_len {
         return Err(PatchError::Extents { reason: "the inner patch makes another length" });
     }
-    let source = Puffed { old, layout: source, cache: Mutex::default(), memory: limits.memory.get() };
+    let source = OldPuffs { old, layout: source, cache: Mutex::default(), memory: limits.memory.get() };
     let mut target = Huffer { out, layout: &target, index: 0, done: 0, buffer: Vec::new(), bits: BitWriter::default() };
     bsdiff::apply(&source, patch, &mut target, &Limits { output: puffed_len, ..limits.clone() }).map_err(unwrap)?;
     target.finish().map_err(PatchError::Write)
+}
+
+/// A file with puffs in place of deflate blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Puffed {
+    /// Its bytes: what a matcher compares, and what the inner patch is between. [`write`] does not need them any more.
+    pub stream: Vec<u8>,
+    runs: Vec<Run>,
+    puffed_len: u64,
+}
+
+/// Most bytes of deflate blocks that are taken together.
+///
+/// Blocks that follow each other can be one run, which saves some 25 bytes of the header for each; but phones take 64
+/// bytes of memory for each byte of the longest run, and take whole runs apart to read one byte.
+const MAX_RUN: u64 = 128 << 10;
+/// Most bytes of the puff of a run of several blocks, well below the 5 MiB that phones keep of puffs.
+const MAX_RUN_PUFF: u64 = 1 << 20;
+
+/// Takes the deflate blocks of a file apart.
+///
+/// `deflates` are some or all of those that [`locate`](super::locate) found in `bytes`, in order.
+///
+/// # Errors
+/// [`PatchError::Extents`] and [`PatchError::Deflate`] if they are not.
+pub fn puff(bytes: &[u8], deflates: &[Deflate]) -> Result<Puffed, PatchError> {
+    let runs = runs(deflates);
+    let place = |at: u64| usize::try_from(at).ok().filter(|&at| at <= bytes.len());
+    let bad = || PatchError::Extents { reason: "deflate streams are out of order" };
+    let mut stream = Vec::with_capacity(bytes.len());
+    let gap = |stream: &mut Vec<u8>, start: u64, end: u64| {
+        if start == end {
+            return Some(());
+        }
+        let from = stream.len();
+        stream.extend_from_slice(bytes.get(place(start / 8)?..place(end.div_ceil(8))?)?);
+        if !end.is_multiple_of(8) {
+            *stream.last_mut()? &= (1 << (end % 8)) - 1;
+        }
+        stream[from] >>= start % 8;
+        Some(())
+    };
+    let mut at = 0;
+    let mut placed = Vec::with_capacity(runs.len());
+    for deflate in runs {
+        gap(&mut stream, at, deflate.bit).filter(|()| at <= deflate.bit).ok_or_else(bad)?;
+        let range = deflate.bytes();
+        let part = place(range.start).zip(place(range.end)).ok_or_else(bad)?;
+        let puff = stream.len() as u64;
+        puff_into(&bytes[part.0..part.1], deflate.bit % 8, deflate.bits, deflate.puff_len, &mut stream)
+            .map_err(PatchError::Deflate)?;
+        placed.push(Run { bit: deflate.bit, bits: deflate.bits, puff, puff_len: deflate.puff_len });
+        at = deflate.end();
+    }
+    gap(&mut stream, at, 8 * bytes.len() as u64).ok_or_else(bad)?;
+    Ok(Puffed { puffed_len: stream.len() as u64, stream, runs: placed })
+}
+
+/// Writes the patch between two files out of `patch`, the [`bsdiff`] patch between their [`Puffed::stream`]s.
+pub fn write(old: &Puffed, new: &Puffed, patch: &[u8]) -> Vec<u8> {
+    let info = |puffed: &Puffed| {
+        let deflates = puffed.runs.iter().map(|run| BitExtent { offset: run.bit, length: run.bits });
+        let puffs = puffed.runs.iter().map(|run| BitExtent { offset: 8 * run.puff, length: 8 * run.puff_len });
+        Some(StreamInfo { deflates: deflates.collect(), puffs: puffs.collect(), puff_length: puffed.puffed_len })
+    };
+    let header = PatchHeader { version: 1, src: info(old), dst: info(new) }.encode_to_vec();
+    let len = u32::try_from(header.len()).expect("a header has some bytes for each block of a file");
+    [&MAGIC[..], &len.to_be_bytes(), &header, patch].concat()
 }
 
 /// What went wrong in reading puffs or in making deflate streams, out of the error of a reader or a writer.
@@ -104,9 +173,9 @@ fn parse(patch: &[u8]) -> Result<(PatchHeader, &[u8]), PatchError> {
     Ok((header, rest))
 }
 
-/// A deflate stream: bits in the file, bytes among puffs.
-#[derive(Debug, Clone, Copy)]
-struct Deflate {
+/// A run of deflate blocks: bits in the file, bytes among puffs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
     bit: u64,
     bits: u64,
     puff: u64,
@@ -115,11 +184,44 @@ struct Deflate {
 
 /// Where the deflate streams of a file are.
 struct Layout {
-    deflates: Vec<Deflate>,
+    deflates: Vec<Run>,
     /// Length of the file.
     len: ByteLen,
     /// Its length with puffs.
     puffed_len: u64,
+}
+
+/// Blocks that follow each other, together as far as that is good.
+fn runs(deflates: &[Deflate]) -> Vec<Deflate> {
+    let mut runs: Vec<Deflate> = Vec::new();
+    let mut rest = deflates;
+    while let Some(first) = rest.first() {
+        let mut run = *first;
+        // How many blocks of the run so far may be its last one, and the run up to there.
+        let (mut count, mut good) = (1, None);
+        loop {
+            if run.can_be_last() {
+                good = Some((run, count));
+            }
+            let next = rest.get(count).filter(|next| {
+                let is_small = run.bits + next.bits <= 8 * MAX_RUN && run.puff_len + next.puff_len <= MAX_RUN_PUFF;
+                next.bit == run.end() && is_small
+            });
+            let Some(next) = next else { break };
+            run = Deflate {
+                bit: run.bit,
+                bits: run.bits + next.bits,
+                puff_len: run.puff_len + next.puff_len,
+                beyond: next.beyond,
+            };
+            count += 1;
+        }
+        // Blocks of which none may be the last stay as they are.
+        let (run, count) = good.map_or((None, count), |(run, count)| (Some(run), count));
+        runs.extend(run);
+        rest = &rest[count..];
+    }
+    runs
 }
 
 /// How many bytes stand for the bits from `start` to `end`, which are no deflate stream's.
@@ -146,7 +248,7 @@ impl Layout {
             if puff_len > limits.memory.get() {
                 return Err(PatchError::Memory { needed: ByteLen::new(puff_len), limit: limits.memory });
             }
-            deflates.push(Deflate { bit: deflate.offset, bits: deflate.length, puff, puff_len });
+            deflates.push(Run { bit: deflate.offset, bits: deflate.length, puff, puff_len });
             byte = puff.checked_add(puff_len).ok_or_else(|| bad("a puff goes beyond 2^64 bytes"))?;
             bit = end;
         }
@@ -168,7 +270,7 @@ impl Layout {
 }
 
 /// The old file with puffs.
-struct Puffed<'a> {
+struct OldPuffs<'a> {
     old: &'a dyn ReadAt,
     layout: Layout,
     cache: Mutex<Cache>,
@@ -184,7 +286,7 @@ struct Cache {
     clock: u64,
 }
 
-impl Puffed<'_> {
+impl OldPuffs<'_> {
     fn puff(&self, index: usize) -> io::Result<Arc<Vec<u8>>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.clock += 1;
@@ -207,7 +309,8 @@ impl Puffed<'_> {
         }
         let mut bytes = vec![0; needed.to_usize().map_err(io::Error::other)?];
         self.old.read_exact_at(&mut bytes, start)?;
-        let puff = puff(&bytes, deflate.bit % 8, deflate.bits, deflate.puff_len).map_err(broken)?;
+        let mut puff = Vec::new();
+        puff_into(&bytes, deflate.bit % 8, deflate.bits, deflate.puff_len, &mut puff).map_err(broken)?;
         let puff = Arc::new(puff);
         cache.bytes += deflate.puff_len;
         cache.puffs.insert(index, (Arc::clone(&puff), now));
@@ -219,7 +322,7 @@ fn broken(error: DeflateError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, PatchError::Deflate(error))
 }
 
-impl ReadAt for Puffed<'_> {
+impl ReadAt for OldPuffs<'_> {
     fn len(&self) -> ByteLen {
         ByteLen::new(self.layout.puffed_len)
     }

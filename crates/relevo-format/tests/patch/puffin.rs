@@ -8,6 +8,7 @@ use relevo_format::patch::{
 use relevo_types::ByteLen;
 
 use crate::{
+    bits::Bits,
     golden,
     message::{field, varint},
 };
@@ -16,33 +17,6 @@ fn run(old: &[u8], patch: &[u8]) -> Result<Vec<u8>, PatchError> {
     let mut out = Vec::new();
     apply(&old, patch, &mut out, &Limits { output: ByteLen::mib(1), memory: ByteLen::mib(1) })?;
     Ok(out)
-}
-
-/// Bits, lowest first.
-#[derive(Default)]
-struct Bits(Vec<bool>);
-
-impl Bits {
-    fn put(&mut self, value: u32, count: u32) -> &mut Self {
-        self.0.extend((0..count).map(|bit| value >> bit & 1 == 1));
-        self
-    }
-
-    /// A code, which is written from its highest bit on.
-    fn code(&mut self, code: u32, count: u32) -> &mut Self {
-        self.0.extend((0..count).rev().map(|bit| code >> bit & 1 == 1));
-        self
-    }
-
-    /// A block of fixed codes: `a`, three bytes from one byte back, the end.
-    fn fixed(&mut self) -> &mut Self {
-        self.put(1, 1).put(1, 2).code(0x30 + u32::from(b'a'), 8).code(1, 7).code(0, 5).code(0, 7)
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        assert_eq!(self.0.len() % 8, 0);
-        self.0.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit))).collect()
-    }
 }
 
 /// The puff of `Bits::fixed`.
