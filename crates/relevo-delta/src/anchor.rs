@@ -9,7 +9,7 @@ use std::{collections::HashMap, ops::Range};
 use crate::scan::ImageScan;
 
 /// Bytes of a window: small enough that a hit drags in little else, large enough that an index entry is 4 bytes.
-const WINDOW: u64 = 64 << 10;
+pub(crate) const WINDOW: u64 = 64 << 10;
 /// An anchor found in more windows than this is common content (padding, headers) and says nothing.
 const MAX_PLACES: usize = 8;
 /// What one anchor found in one window alone counts; found in `n`, it counts `n` times less in each.
@@ -95,7 +95,7 @@ impl Anchors {
             .iter()
             .map(|image| {
                 let entry = (first, image.len);
-                first += u32::try_from(image.len.div_ceil(WINDOW)).unwrap_or(u32::MAX / 256);
+                first += window_count(image.len);
                 entry
             })
             .collect();
@@ -105,6 +105,20 @@ impl Anchors {
         entries.dedup();
         entries.shrink_to_fit();
         Self { sampler, entries, images }
+    }
+
+    /// As [`Anchors::new`], of anchors whose windows are known, in spaces of these lengths.
+    pub(crate) fn of_windows(sampler: Sampler, mut entries: Vec<(u32, u32)>, lengths: &[u64]) -> Self {
+        entries.sort_unstable();
+        entries.dedup();
+        entries.shrink_to_fit();
+        let mut first = 0;
+        let images = lengths.iter().map(|&len| {
+            let entry = (first, len);
+            first += window_count(len);
+            entry
+        });
+        Self { sampler, entries, images: images.collect() }
     }
 
     /// The windows that hold an anchor with this key.
@@ -175,6 +189,11 @@ impl Choice<'_> {
         }
         extents
     }
+}
+
+/// Windows of a space of `len` bytes.
+pub(crate) fn window_count(len: u64) -> u32 {
+    u32::try_from(len.div_ceil(WINDOW)).unwrap_or(u32::MAX / 256)
 }
 
 fn window_range(number: u32, image_len: u64) -> Range<u64> {

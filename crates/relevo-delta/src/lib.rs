@@ -31,6 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod ab;
 mod anchor;
 mod matcher;
 mod piece;
@@ -51,6 +52,7 @@ use relevo_format::{
     ReadAt,
     apply::ApplyError,
     package::{Base, BaseKind, Info, Limits, PackageError},
+    payload,
 };
 use relevo_types::{ByteLen, PartitionName};
 
@@ -150,6 +152,29 @@ pub enum DeltaError {
     /// There is nothing to make a package of.
     #[error("the target build has no images")]
     NoTarget,
+    /// An image that is no number of blocks, or of too many.
+    #[error(
+        "partition {partition} of the {build} build has {len} bytes; A/B payloads take a multiple of 4096, below 16 TiB"
+    )]
+    Size {
+        /// Which partition.
+        partition: PartitionName,
+        /// `source` or `target`.
+        build: &'static str,
+        /// Its bytes.
+        len: u64,
+    },
+    /// No such minor version of payloads.
+    #[error("there are no operations for minor version {0}; expected 2 to 9")]
+    Minor(u32),
+    /// An operation does not apply: a fault of this program; nothing was handed over.
+    #[error("an operation for partition {partition} does not make the new image")]
+    Operation {
+        /// Which partition.
+        partition: PartitionName,
+        /// What applying answered.
+        source: Box<payload::ApplyError>,
+    },
     /// The compressor refused.
     #[error("could not compress a stream at level {level}")]
     Compress {

@@ -67,35 +67,52 @@ pub(crate) fn scan(
     let mut scan = Scan { images: Vec::new(), blocks: Vec::new(), anchors: Anchors::default() };
     let mut anchors = Vec::new();
     for (index, (name, image)) in images.iter().enumerate() {
-        let failed = |source| DeltaError::Read { partition: name.clone(), build, source };
-        let len = image.len().get();
-        // The whole image's hash is one chain, so it runs beside the jobs that hash blocks.
-        let slices = len.div_ceil(SLICE);
-        let (sha256, parts) = rayon::join(
-            || whole_hash(&**image, progress).map_err(|error| error.map_or(DeltaError::Stopped, failed)),
-            || {
-                (0..slices)
-                    .into_par_iter()
-                    .map(|slice| {
-                        let start = slice * SLICE;
-                        let bytes = read(&**image, start, SLICE.min(len - start)).map_err(failed)?;
-                        let blocks: Vec<_> = bytes.chunks_exact(BLOCK_USIZE).map(block_hash).collect();
-                        let found = if with_anchors { sampler.sample(&bytes, start) } else { Vec::new() };
-                        Ok((blocks, found))
-                    })
-                    .collect::<Result<Vec<_>, DeltaError>>()
-            },
-        );
-        let mut blocks = Vec::with_capacity(usize::try_from(len / BLOCK_LEN).unwrap_or(0));
-        for (part, found) in parts? {
-            blocks.extend(part);
-            anchors.extend(found.into_iter().map(|(key, at)| (key, index, at)));
-        }
-        scan.images.push(ImageScan { name: name.clone(), len, sha256: sha256? });
+        let sample = |bytes: &[u8], start| if with_anchors { sampler.sample(bytes, start) } else { Vec::new() };
+        let (sha256, blocks, found) = read_image(name, &**image, build, sample, progress)?;
+        anchors.extend(found.into_iter().map(|(key, at)| (key, index, at)));
+        scan.images.push(ImageScan { name: name.clone(), len: image.len().get(), sha256 });
         scan.blocks.push(blocks);
     }
     scan.anchors = Anchors::new(sampler, anchors, &scan.images);
     Ok(scan)
+}
+
+/// Reads an image: its SHA-256, the digest of each block, and what `sample` finds in slices, in order.
+///
+/// # Errors
+/// [`DeltaError::Read`], [`DeltaError::Stopped`].
+pub(crate) fn read_image<T: Send>(
+    name: &PartitionName,
+    image: &dyn ReadAt,
+    build: &'static str,
+    sample: impl Fn(&[u8], u64) -> Vec<T> + Sync,
+    progress: &dyn Progress,
+) -> Result<(Sha256, Vec<BlockHash>, Vec<T>), DeltaError> {
+    let failed = |source| DeltaError::Read { partition: name.clone(), build, source };
+    let len = image.len().get();
+    // The whole image's hash is one chain, so it runs beside the jobs that hash blocks.
+    let slices = len.div_ceil(SLICE);
+    let (sha256, parts) = rayon::join(
+        || whole_hash(image, progress).map_err(|error| error.map_or(DeltaError::Stopped, failed)),
+        || {
+            (0..slices)
+                .into_par_iter()
+                .map(|slice| {
+                    let start = slice * SLICE;
+                    let bytes = read(image, start, SLICE.min(len - start)).map_err(failed)?;
+                    let blocks: Vec<_> = bytes.chunks_exact(BLOCK_USIZE).map(block_hash).collect();
+                    Ok((blocks, sample(&bytes, start)))
+                })
+                .collect::<Result<Vec<_>, DeltaError>>()
+        },
+    );
+    let mut blocks = Vec::with_capacity(usize::try_from(len / BLOCK_LEN).unwrap_or(0));
+    let mut sampled = Vec::new();
+    for (part, found) in parts? {
+        blocks.extend(part);
+        sampled.extend(found);
+    }
+    Ok((sha256?, blocks, sampled))
 }
 
 /// Reads `len` bytes from `start` on.

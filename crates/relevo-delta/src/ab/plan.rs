@@ -1,0 +1,240 @@
+//! What each block of a new image comes from, and how what is left is cut into pieces.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use relevo_format::payload::{self, Extent};
+
+use super::{
+    Operations,
+    bases::{blocks, regular_files},
+    piece::{Piece, Unit},
+    side::Pair,
+    work::Limits,
+};
+use crate::{
+    DeltaError,
+    scan::{BlockHash, zero_block},
+};
+
+/// Most blocks of an image; those above are marks.
+pub(super) const MAX_BLOCKS: u64 = 0xffff_fff0;
+/// To be made by a piece.
+const NEW: u32 = 0xffff_ffff;
+/// Zeros.
+const ZERO: u32 = 0xffff_fffe;
+/// Made by the phone.
+const COMPUTED: u32 = 0xffff_fffd;
+/// Runs of at most this many copied blocks within a file are left to its patch: a copy of its own takes two extents,
+/// and cuts one of the patch in two.
+const ABSORBED: usize = 4;
+/// Blocks of an operation that needs no old image: AOSP's 2 MiB, so that a phone that was cut off repeats little.
+const FULL_BLOCKS: u64 = 512;
+/// Bytes of a piece that belongs to no file, or of small files together.
+const GROUP: u64 = 8 << 20;
+
+/// How one partition is made.
+pub(super) struct Plan {
+    /// By block of the new image: the old block that it is a copy of, or a mark.
+    from: Vec<u32>,
+    pub verity: Option<payload::Verity>,
+    pub pieces: Vec<Piece>,
+}
+
+/// A run of blocks that are copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copy {
+    pub source: u64,
+    pub target: Extent,
+}
+
+impl Plan {
+    /// Takes blocks out of the copies: a piece has made them.
+    pub(super) fn claim(&mut self, extents: &[Extent]) {
+        for extent in extents {
+            let start = usize::try_from(extent.start).expect("blocks are counted in memory");
+            let end = usize::try_from(extent.end()).expect("blocks are counted in memory");
+            self.from[start..end].fill(NEW);
+        }
+    }
+
+    /// Runs of copied blocks.
+    pub(super) fn copies(&self) -> Vec<Copy> {
+        let mut copies: Vec<Copy> = Vec::new();
+        for (target, &from) in (0_u64..).zip(&self.from) {
+            if from >= COMPUTED {
+                continue;
+            }
+            let source = u64::from(from);
+            match copies.last_mut() {
+                Some(last) if last.target.end() == target && last.source + last.target.blocks == source => {
+                    last.target.blocks += 1;
+                }
+                _ => copies.push(Copy { source, target: Extent { start: target, blocks: 1 } }),
+            }
+        }
+        copies
+    }
+
+    /// Runs of zeros.
+    pub(super) fn zeros(&self) -> Vec<Extent> {
+        runs(&self.from, |&from| from == ZERO)
+    }
+}
+
+/// Runs of entries that are `wanted`, as extents.
+fn runs<T>(entries: &[T], wanted: impl Fn(&T) -> bool) -> Vec<Extent> {
+    let mut runs: Vec<Extent> = Vec::new();
+    for (start, _) in (0_u64..).zip(entries).filter(|(_, entry)| wanted(entry)) {
+        push(&mut runs, start);
+    }
+    runs
+}
+
+/// Appends a block, or lengthens the last extent if it goes on there.
+fn push(extents: &mut Vec<Extent>, block: u64) {
+    match extents.last_mut() {
+        Some(last) if last.end() == block => last.blocks += 1,
+        _ => extents.push(Extent { start: block, blocks: 1 }),
+    }
+}
+
+/// Plans all partitions.
+pub(super) fn plan(pairs: &[Pair<'_>], allowed: &Operations, limits: &Limits) -> Result<Vec<Plan>, DeltaError> {
+    pairs.par_iter().map(|pair| plan_one(pair, allowed, limits)).collect()
+}
+
+fn plan_one(pair: &Pair<'_>, allowed: &Operations, limits: &Limits) -> Result<Plan, DeltaError> {
+    let mut from = match &pair.old {
+        Some(old) => find(&old.blocks, &pair.new.blocks, allowed.zero),
+        None => {
+            let zero = zero_block();
+            let mark = |hash: &BlockHash| if allowed.zero && *hash == zero { ZERO } else { NEW };
+            pair.new.blocks.iter().map(mark).collect()
+        }
+    };
+    let verity = None;
+    if pair.old.is_none() {
+        let chunks = runs(&from, |&from| from == NEW).into_iter().flat_map(|run| chunks(run, FULL_BLOCKS));
+        let pieces = chunks.map(Piece::full).collect();
+        return Ok(Plan { from, verity, pieces });
+    }
+    let mut cut = Cut { limits, pieces: Vec::new(), open: Vec::new(), open_len: 0 };
+    files(pair, &mut from, &mut cut);
+    Ok(Plan { from, verity, pieces: cut.finish() })
+}
+
+/// A run in parts of at most `most` blocks.
+fn chunks(run: Extent, most: u64) -> impl Iterator<Item = Extent> {
+    let starts = (run.start..run.end()).step_by(usize::try_from(most).unwrap_or(usize::MAX));
+    starts.map(move |start| Extent { start, blocks: most.min(run.end() - start) })
+}
+
+/// For each new block the place of an old one with the same digest: what goes on from the block before, then the same
+/// place, then the first.
+fn find(old: &[BlockHash], new: &[BlockHash], zeros: bool) -> Vec<u32> {
+    let mut first = HashMap::with_capacity(old.len());
+    for (number, &hash) in (0_u32..).zip(old) {
+        first.entry(hash).or_insert(number);
+    }
+    let is = |number: usize, hash: BlockHash| old.get(number) == Some(&hash);
+    let zero = zero_block();
+    let mut before = NEW;
+    let place = |(number, &hash): (usize, &BlockHash)| {
+        let next = before.wrapping_add(1);
+        before = if zeros && hash == zero {
+            ZERO
+        } else if before < COMPUTED && is(next as usize, hash) {
+            next
+        } else if is(number, hash) {
+            u32::try_from(number).expect("images have at most MAX_BLOCKS blocks")
+        } else {
+            first.get(&hash).copied().unwrap_or(NEW)
+        };
+        before
+    };
+    new.iter().enumerate().map(place).collect()
+}
+
+/// Cuts what is new along files, then the rest.
+fn files(pair: &Pair<'_>, from: &mut [u32], cut: &mut Cut<'_>) {
+    let at = |block: u64| usize::try_from(block).expect("blocks are counted in memory");
+    let mut taken = vec![false; from.len()];
+    let mut units = Vec::new();
+    for file in pair.new.files.iter().flat_map(regular_files) {
+        let mut own = Vec::new();
+        let all = blocks(file);
+        for block in all.iter().flat_map(|extent| extent.start..extent.end()) {
+            if !std::mem::replace(&mut taken[at(block)], true) {
+                own.push(block);
+            }
+        }
+        absorb(&own, from);
+        let mut extents = Vec::new();
+        own.iter().filter(|&&block| from[at(block)] == NEW).for_each(|&block| push(&mut extents, block));
+        if !extents.is_empty() {
+            units.push(Unit { path: Some(file.path.clone()), extents });
+        }
+    }
+    for unit in units {
+        cut.push(unit);
+    }
+    cut.close();
+    let rest = from.iter().zip(&taken).map(|(&from, &taken)| from == NEW && !taken).collect::<Vec<_>>();
+    for run in runs(&rest, |&rest| rest) {
+        cut.push(Unit { path: None, extents: vec![run] });
+    }
+    cut.close();
+}
+
+/// Leaves short runs of copies between new blocks of a file to its patch.
+fn absorb(own: &[u64], from: &mut [u32]) {
+    let at = |block: u64| usize::try_from(block).expect("blocks are counted in memory");
+    let mut last_new = None;
+    for (index, &block) in own.iter().enumerate() {
+        if from[at(block)] != NEW {
+            continue;
+        }
+        if let Some(last) = last_new.replace(index)
+            && (2..=ABSORBED + 1).contains(&(index - last))
+        {
+            own[last + 1..index].iter().for_each(|&block| from[at(block)] = NEW);
+        }
+    }
+}
+
+/// Collects units into pieces.
+struct Cut<'a> {
+    limits: &'a Limits,
+    pieces: Vec<Piece>,
+    open: Vec<Unit>,
+    open_len: u64,
+}
+
+impl Cut<'_> {
+    fn push(&mut self, unit: Unit) {
+        let most = self.limits.piece.min(GROUP);
+        let mut unit = unit;
+        while unit.len() > self.limits.piece {
+            let head = unit.split_off(self.limits.piece);
+            self.pieces.push(Piece::patch(vec![head]));
+        }
+        if self.open_len + unit.len() > most {
+            self.close();
+        }
+        self.open_len += unit.len();
+        self.open.push(unit);
+    }
+
+    fn close(&mut self) {
+        let units = std::mem::take(&mut self.open);
+        self.open_len = 0;
+        if !units.is_empty() {
+            self.pieces.push(Piece::patch(units));
+        }
+    }
+
+    fn finish(self) -> Vec<Piece> {
+        self.pieces
+    }
+}

@@ -1,0 +1,122 @@
+//! Makes pieces on all cores, within the memory that is allowed.
+
+use std::sync::{
+    Condvar, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use relevo_types::ByteLen;
+
+use super::{
+    Operations,
+    blobs::Spill,
+    piece::{Made, Piece},
+    plan::Plan,
+    side::Pair,
+};
+use crate::{DeltaError, Progress, progress::advance};
+
+/// How much a piece may hold, and how much all of them together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub threads: usize,
+    /// Most bytes of a piece, unless it is one file that has to be taken as a whole.
+    pub piece: u64,
+    /// Most old bytes that a piece is matched against.
+    pub old: u64,
+    /// Bytes for all pieces that are being made.
+    memory: u64,
+}
+
+impl Limits {
+    /// Plans for `memory` and `threads` threads.
+    pub(super) fn new(memory: ByteLen, threads: usize) -> Self {
+        const MIB: u64 = 1 << 20;
+        let (piece, old) = match memory.get() / MIB {
+            1024.. => (16 * MIB, 48 * MIB),
+            512.. => (8 * MIB, 24 * MIB),
+            _ => (4 * MIB, 8 * MIB),
+        };
+        // Digests and anchors are there beside the pieces.
+        let memory = memory.get() - memory.get() / 4;
+        Self { threads, piece, old, memory }
+    }
+}
+
+/// Lets jobs begin while they fit into the memory; one alone may always begin.
+struct Gate {
+    used: Mutex<u64>,
+    freed: Condvar,
+    limit: u64,
+}
+
+impl Gate {
+    fn enter(&self, bytes: u64) -> Inside<'_> {
+        let used = self.used.lock().expect("nothing panics while it holds this lock");
+        let full = |used: &mut u64| *used > 0 && *used + bytes > self.limit;
+        *self.freed.wait_while(used, full).expect("nothing panics while it holds this lock") += bytes;
+        Inside { gate: self, bytes }
+    }
+}
+
+/// Memory in use; given back when it is dropped, so that a job that panics leaves no other waiting.
+struct Inside<'a> {
+    gate: &'a Gate,
+    bytes: u64,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        *self.gate.used.lock().expect("nothing panics while it holds this lock") -= self.bytes;
+        self.gate.freed.notify_all();
+    }
+}
+
+/// Makes the pieces of all plans; the answer has those of each plan in their order.
+pub(super) fn make_all(
+    pairs: &[Pair<'_>],
+    plans: &[Plan],
+    allowed: &Operations,
+    limits: &Limits,
+    spill: &Spill,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Made>>, DeltaError> {
+    let mut jobs: Vec<(usize, usize, &Piece)> = Vec::new();
+    for (partition, plan) in plans.iter().enumerate() {
+        jobs.extend(plan.pieces.iter().enumerate().map(|(index, piece)| (partition, index, piece)));
+    }
+    // The largest first: what is begun last decides how long all take.
+    jobs.sort_by_key(|(_, _, piece)| std::cmp::Reverse(piece.weight()));
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let gate = Gate { used: Mutex::new(0), freed: Condvar::new(), limit: limits.memory };
+    let work = || {
+        let mut made = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let Some(&(partition, index, piece)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            let inside = gate.enter(piece.memory(limits));
+            let one = piece.make(&pairs[partition], allowed, limits, spill);
+            drop(inside);
+            let one = one.and_then(|one| advance(progress, piece.len()).map(|()| one));
+            if one.is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+            made.push((partition, index, one));
+        }
+        made
+    };
+    let mut all: Vec<(usize, usize, Result<Made, DeltaError>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..limits.threads).map(|_| scope.spawn(work)).collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, Vec<_>>| match worker.join() {
+            Ok(made) => made,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        workers.into_iter().flat_map(join).collect()
+    });
+    all.sort_by_key(|&(partition, index, _)| (partition, index));
+    let mut results: Vec<Vec<Made>> = plans.iter().map(|plan| Vec::with_capacity(plan.pieces.len())).collect();
+    for (partition, _, made) in all {
+        results[partition].push(made?);
+    }
+    Ok(results)
+}
