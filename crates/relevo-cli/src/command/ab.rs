@@ -21,7 +21,7 @@ use relevo_format::{
         is_applied,
     },
 };
-use relevo_types::{BLOCK, ByteLen, PackageKind, PartitionName, Sha256};
+use relevo_types::{ByteLen, PackageKind, PartitionName, Sha256};
 use serde::Serialize;
 use sha2::Digest;
 

@@ -108,6 +108,53 @@ pub struct Metadata {
     pub spl_downgrade: bool,
 }
 
+impl Metadata {
+    /// Of an A/B update.
+    pub const AB: i32 = 1;
+    /// Of a block-based one.
+    pub const BLOCK: i32 = 2;
+
+    /// What the text says, by key: less than the message does.
+    pub fn lines(&self) -> BTreeMap<String, String> {
+        let (pre, post) =
+            (self.precondition.clone().unwrap_or_default(), self.postcondition.clone().unwrap_or_default());
+        let mut lines = self.property_files.clone();
+        let mut line = |key: &str, value: String| lines.insert(key.to_owned(), value);
+        match self.kind {
+            Self::AB => line("ota-type", "AB".to_owned()),
+            Self::BLOCK => line("ota-type", "BLOCK".to_owned()),
+            _ => None,
+        };
+        let flags = [
+            (self.wipe, "ota-wipe"),
+            (self.retrofit_dynamic_partitions, "ota-retrofit-dynamic-partitions"),
+            (self.downgrade, "ota-downgrade"),
+            (self.spl_downgrade, "spl-downgrade"),
+        ];
+        for (_, key) in flags.iter().filter(|(set, _)| *set) {
+            line(key, "yes".to_owned());
+        }
+        line("ota-required-cache", self.required_cache.to_string());
+        line("post-build", post.build.join("|"));
+        line("post-build-incremental", post.build_incremental);
+        line("post-sdk-level", post.sdk_level);
+        line("post-security-patch-level", post.security_patch_level);
+        line("post-timestamp", post.timestamp.to_string());
+        line("pre-device", pre.device.join("|"));
+        // Without a build to start from, any will do.
+        if !pre.build.is_empty() {
+            line("pre-build", pre.build.join("|"));
+            line("pre-build-incremental", pre.build_incremental);
+        }
+        lines
+    }
+
+    /// The text that says the same, as recoveries and updaters read it.
+    pub fn to_text(&self) -> String {
+        self.lines().iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+    }
+}
+
 /// A phone before or after.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeviceState {

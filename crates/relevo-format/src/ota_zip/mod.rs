@@ -9,6 +9,7 @@
 
 mod metadata;
 mod signature;
+mod write;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use relevo_types::ByteLen;
 pub use self::{
     metadata::{DeviceState, Metadata, MetadataError, PartitionState, Properties, PropertiesError},
     signature::{WholeFile, WholeFileError},
+    write::{Contents, Layout, ZipWriteError, comment, signed_len},
 };
 use crate::{ReadAt, Section};
 
@@ -31,6 +33,14 @@ pub const PROPERTIES: &str = "payload_properties.txt";
 pub const METADATA: &str = "META-INF/com/android/metadata";
 /// The same as a message.
 pub const METADATA_PB: &str = "META-INF/com/android/metadata.pb";
+/// Where it has the certificate of the key that signed it.
+pub const OTACERT: &str = "META-INF/com/android/otacert";
+/// Where an A/B OTA has the APEXes of its build.
+pub const APEX_INFO: &str = "apex_info.pb";
+/// Where it may have the blocks of its partitions that hold files, in either form.
+pub const CARE_MAPS: [&str; 2] = ["care_map.pb", "care_map.txt"];
+/// Where those of Android 8 to 10 have what the vendor's partition goes with.
+pub const COMPATIBILITY: &str = "compatibility.zip";
 
 const END: [u8; 4] = *b"PK\x05\x06";
 const END64: [u8; 4] = *b"PK\x06\x06";

@@ -13,11 +13,11 @@ use crate::{
 };
 
 /// `1.2.840.113549.1.7.2`, signed data.
-const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
+pub(super) const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 /// `2.16.840.1.101.3.4.2.1`, SHA-256.
-const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+pub(super) const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 /// Bytes of the footer: where the signature starts, `ff ff`, how long the comment is; both counted from the file's end.
-const FOOTER: usize = 6;
+pub(super) const FOOTER: usize = 6;
 const WHAT: &str = "whole file";
 
 /// A signature over the whole file; not yet trusted.

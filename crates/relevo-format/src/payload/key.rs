@@ -15,6 +15,10 @@ pub(super) const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 
 pub(super) const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 /// `1.2.840.10045.3.1.7`, the curve P-256.
 pub(super) const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+/// `1.2.840.113549.1.1.11`, RSA over SHA-256.
+pub(crate) const RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+/// `1.2.840.10045.4.3.2`, ECDSA over SHA-256.
+pub(crate) const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 /// What stands before a SHA-256 digest in a signature of PKCS#1 v1.5.
 ///
 /// # Source
@@ -82,6 +86,9 @@ pub enum KeyError {
     /// Neither of the two PEM labels, nor DER.
     #[error("it is neither a public key nor a certificate, in PEM or DER")]
     Format,
+    /// No certificate.
+    #[error("it is no X.509 certificate, in PEM or DER")]
+    NoCertificate,
     /// Larger than any key.
     #[error("it has {0} bytes, too many for a key")]
     TooLong(usize),
@@ -183,7 +190,7 @@ impl PublicKey {
     }
 
     fn from_certificate(bytes: &[u8]) -> Result<Self, KeyError> {
-        Self::from_spki(certificate_key(bytes).ok_or(KeyError::Format)?)
+        Self::from_spki(certificate(bytes).ok_or(KeyError::Format)?.key)
     }
 
     fn from_spki(bytes: &[u8]) -> Result<Self, KeyError> {
@@ -246,21 +253,87 @@ fn rsa(bytes: &[u8]) -> Option<(BigUint, BigUint)> {
     (inner.is_empty() && outer.is_empty()).then_some((modulus, exponent))
 }
 
-/// The key of a certificate, as it stands there.
+/// The names and the key of a certificate, as they stand there.
+struct Names<'a> {
+    /// Its number, with tag and length.
+    serial: &'a [u8],
+    /// Who made it, with tag and length.
+    issuer: &'a [u8],
+    key: &'a [u8],
+}
+
+/// Takes a certificate apart.
 ///
 /// # Source
 /// RFC 5280, section 4.1.
-fn certificate_key(bytes: &[u8]) -> Option<&[u8]> {
+fn certificate(bytes: &[u8]) -> Option<Names<'_>> {
     let mut outer = Reader::new(bytes);
     let mut certificate = Reader::new(outer.take(der::SEQUENCE)?);
     let mut fields = Reader::new(certificate.take(der::SEQUENCE)?);
     let _version = fields.take(der::CONTEXT_0);
-    fields.take(der::INTEGER)?; // serial number
+    let serial = fields.whole(der::INTEGER)?;
     fields.take(der::SEQUENCE)?; // algorithm
-    fields.take(der::SEQUENCE)?; // issuer
+    let issuer = fields.whole(der::SEQUENCE)?;
     fields.take(der::SEQUENCE)?; // validity
     fields.take(der::SEQUENCE)?; // subject
-    fields.whole(der::SEQUENCE)
+    let key = fields.whole(der::SEQUENCE)?;
+    outer.is_empty().then_some(Names { serial, issuer, key })
+}
+
+/// A certificate: what phones keep as the name of a key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Certificate {
+    der: Vec<u8>,
+    serial: Vec<u8>,
+    issuer: Vec<u8>,
+    key: PublicKey,
+}
+
+impl Certificate {
+    /// Reads an X.509 certificate, in PEM or DER.
+    ///
+    /// # Errors
+    /// [`KeyError`] for anything else, and for keys that phones do not know.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
+        if bytes.len() > MAX_FILE {
+            return Err(KeyError::TooLong(bytes.len()));
+        }
+        let der = if bytes.first() == Some(&0x30) {
+            bytes.to_vec()
+        } else {
+            let text = std::str::from_utf8(bytes).map_err(|_| KeyError::NoCertificate)?;
+            pem(text, "CERTIFICATE").ok_or(KeyError::NoCertificate)?
+        };
+        let Names { serial, issuer, key } = certificate(&der).ok_or(KeyError::NoCertificate)?;
+        let (serial, issuer, key) = (serial.to_vec(), issuer.to_vec(), PublicKey::from_spki(key)?);
+        Ok(Self { der, serial, issuer, key })
+    }
+
+    /// All of it, in DER.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// All of it as PEM, lines of 64 characters.
+    pub fn to_pem(&self) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode(&self.der);
+        let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+        for line in body.as_bytes().chunks(64) {
+            pem.extend(line.iter().map(|&byte| char::from(byte)));
+            pem.push('\n');
+        }
+        pem + "-----END CERTIFICATE-----\n"
+    }
+
+    /// The key that it names.
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// Issuer and number, each with tag and length: what a signature says of whose it is.
+    pub(crate) fn issuer_and_serial(&self) -> [&[u8]; 2] {
+        [&self.issuer, &self.serial]
+    }
 }
 
 /// What an RSA signature of `bytes` bytes is a power of.

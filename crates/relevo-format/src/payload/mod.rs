@@ -10,7 +10,7 @@
 
 mod apply;
 pub(crate) mod der;
-mod key;
+pub(crate) mod key;
 mod limit;
 mod manifest;
 mod sign;
@@ -25,7 +25,7 @@ use sha2::Digest as _;
 
 pub use self::{
     apply::{ApplyError, Sink, apply_operation, apply_unpacked, check_data, is_applied},
-    key::{KeyError, KeyKind, PublicKey},
+    key::{Certificate, KeyError, KeyKind, PublicKey},
     manifest::{
         Data, Extent, Fec, HashTree, ImageInfo, Manifest, MergeKind, MergeOperation, Operation, OperationError,
         OperationKind, Partition, PartitionError, Postinstall, Verity,

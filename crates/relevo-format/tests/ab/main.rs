@@ -7,4 +7,5 @@ mod full;
 mod keys;
 mod samples;
 mod write;
+mod write_zip;
 mod zip;
