@@ -12,6 +12,7 @@
 //! - `ota_zip`, `payload`: A/B OTA zips and what they hold, behind the feature `ab`; never on a phone.
 //! - `target_files`: what a zip of target files says of a build, behind the same feature.
 //! - `avb`, behind the feature `ab`: what Android Verified Boot says of an image.
+//! - `verity`, behind the feature `ab`: hash trees of dm-verity and the error correction beside them.
 //! - `fs`, behind the feature `ab`: the files in images of ext4 and EROFS. The phone never reads any.
 //!
 //! # Examples
@@ -48,5 +49,7 @@ mod read_at;
 #[cfg(feature = "ab")]
 pub mod target_files;
 mod varint;
+#[cfg(feature = "ab")]
+pub mod verity;
 
 pub use read_at::{FileAt, ReadAt, Section};

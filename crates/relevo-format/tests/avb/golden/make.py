@@ -128,6 +128,16 @@ def main():
                        check=True, capture_output=True)
         digest = lambda path: subprocess.run(["sha256sum", path], check=True, capture_output=True,
                                              text=True).stdout.split()[0]
+        # The other digests that update_engine knows, over 300 blocks.
+        small = work / "small.img"
+        small.write_bytes(contents(300))
+        lines = []
+        for algorithm in ["sha1", "sha384", "sha512"]:
+            tree = work / f"{algorithm}.tree"
+            subprocess.run([veritysetup, "format", "--no-superblock", f"--hash={algorithm}", f"--salt={SALT}",
+                            "--data-blocks=300", small, tree], check=True, capture_output=True)
+            lines.append(f"{algorithm} {digest(tree)} {tree.stat().st_size}\n")
+        (out / "other-digests.txt").write_text("".join(lines))
         (out / "three-levels.txt").write_text(
             f"root {root}\ntree {digest(work / 'big.tree')} {(work / 'big.tree').stat().st_size}\n"
             f"fec {digest(fec)} {fec.stat().st_size}\n")
