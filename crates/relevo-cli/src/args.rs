@@ -43,7 +43,7 @@ pub enum Command {
     /// Devices that packages are made for
     #[command(subcommand)]
     Device(Device),
-    /// Take in a build: a directory of NAME.img, raw or Android sparse
+    /// Take in a build: a full OTA zip, payload.bin, zip of target files, or a directory of NAME.img
     Import(Import),
     /// Make the deltas that are missing
     Delta(Delta),
@@ -168,8 +168,8 @@ pub struct DeviceAdd {
 /// `relevo import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// Directory of NAME.img; build.json or build.prop beside them say which build it is
-    #[arg(value_name = "DIR")]
+    /// Full A/B OTA zip, payload.bin, zip of target files, or directory of NAME.img, raw or Android sparse
+    #[arg(value_name = "FILE|DIR")]
     pub from: PathBuf,
     /// Which device it is for
     #[arg(long, value_name = "CODENAME")]
@@ -177,24 +177,27 @@ pub struct Import {
     /// Which channel it goes to [default: the first of the device's manifest]
     #[arg(long)]
     pub channel: Option<Channel>,
-    /// The build's id [default: from build.json or ro.build.version.incremental]
+    /// The build's id [default: what the OTA's metadata, build.json or build.prop say]
     #[arg(long)]
     pub build: Option<BuildId>,
-    /// The build's date in seconds since 1970 [default: from build.json or ro.build.date.utc]
+    /// The build's date in seconds since 1970 [default: the same]
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<u64>,
-    /// The version as people know it [default: from build.json or build.prop, else the build's id]
+    /// The version as people know it [default: the same, else the build's id]
     #[arg(long, value_name = "TEXT")]
     pub version: Option<String>,
-    /// SDK level [default: from build.json or ro.build.version.sdk]
+    /// SDK level [default: the same]
     #[arg(long, value_name = "N")]
     pub sdk: Option<u32>,
-    /// Security patch level, YYYY-MM-DD [default: from build.json or ro.build.version.security_patch]
+    /// Security patch level, YYYY-MM-DD [default: the same]
     #[arg(long, value_name = "DATE")]
     pub spl: Option<String>,
-    /// Make no full package
+    /// Make or keep no full package
     #[arg(long)]
     pub no_full: bool,
+    /// Take the build in spite of this error, as `findings` name it; may be repeated
+    #[arg(long, value_name = "CODE")]
+    pub accept: Vec<String>,
     /// How much the full package may cost.
     #[command(flatten)]
     pub effort: Effort,

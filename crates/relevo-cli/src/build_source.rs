@@ -49,7 +49,6 @@ pub(crate) enum Origin {
 }
 
 /// A build: its images, and what is known of it.
-#[expect(dead_code, reason = "what an A/B update is made with is taken up by its generator")]
 pub(crate) struct BuildSource {
     /// What it came in.
     pub(crate) origin: Origin,
@@ -66,6 +65,7 @@ pub(crate) struct BuildSource {
     /// What Virtual A/B is told.
     pub(crate) dynamic: Option<wire::DynamicPartitionMetadata>,
     /// The build's APEXes.
+    #[expect(dead_code, reason = "the generator of A/B updates takes them up")]
     pub(crate) apexes: Vec<wire::ApexInfo>,
     /// The message that says so, for OTA zips.
     pub(crate) apex_info: Option<Vec<u8>>,
@@ -76,10 +76,29 @@ pub(crate) struct BuildSource {
     /// The certificate that came with the build.
     pub(crate) otacert: Option<Vec<u8>>,
     /// Removed with what was unpacked into it.
-    _scratch: Option<TempDir>,
+    pub(crate) _scratch: Option<TempDir>,
 }
 
 impl BuildSource {
+    /// Images of which nothing else is known yet.
+    pub(crate) fn of_images(images: Images<'static>) -> Self {
+        Self {
+            origin: Origin::Directory,
+            images,
+            paths: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            beside: Facts::default(),
+            facts: BuildFacts::default(),
+            dynamic: None,
+            apexes: Vec::new(),
+            apex_info: None,
+            care_map: None,
+            postinstall: BTreeMap::new(),
+            otacert: None,
+            _scratch: None,
+        }
+    }
+
     /// Bytes of all images.
     pub(crate) fn size(&self) -> u64 {
         self.images.values().map(|image| image.len().get()).sum()
@@ -98,15 +117,37 @@ pub(crate) fn open(path: &Path, scratch: &Path, session: &Session<'_>) -> anyhow
     if is_zip(&file) {
         let refused = || format!("{} is refused", path.display());
         let zip = OtaZip::read(file, &ota_zip::Limits::default()).with_context(refused)?;
-        if zip.entry(target_files::MISC_INFO).is_some() || zip.entry(target_files::AB_PARTITIONS).is_some() {
+        if is_target_files(&zip) {
             return open_target_files(path, &zip, scratch, session).with_context(refused);
         }
-        let is_block = |entry: &ota_zip::Entry| entry.name.ends_with(".transfer.list");
-        if zip.entry(PAYLOAD).is_none() && zip.entries().iter().any(is_block) {
+        if is_block(&zip) {
             return Err(CliError::BlockOta { path: path.into() }.into());
         }
     }
     open_update(path, scratch, session)
+}
+
+/// The A/B OTA zip at `path`; none if it is something else.
+pub(crate) fn ota_zip(path: &Path) -> anyhow::Result<Option<OtaZip<FileAt>>> {
+    if path.is_dir() {
+        return Ok(None);
+    }
+    let file = FileAt::open(path).map_err(|source| CliError::Read { path: path.into(), source })?;
+    if !is_zip(&file) {
+        return Ok(None);
+    }
+    let zip = OtaZip::read(file, &ota_zip::Limits::default());
+    let zip = zip.with_context(|| format!("{} is refused", path.display()))?;
+    Ok(Some(zip).filter(|zip| !is_target_files(zip) && !is_block(zip)))
+}
+
+fn is_target_files(zip: &OtaZip<FileAt>) -> bool {
+    [target_files::MISC_INFO, target_files::AB_PARTITIONS].iter().any(|name| zip.entry(name).is_some())
+}
+
+/// Whether it is an OTA for devices without slots.
+fn is_block(zip: &OtaZip<FileAt>) -> bool {
+    zip.entry(PAYLOAD).is_none() && zip.entries().iter().any(|entry| entry.name.ends_with(".transfer.list"))
 }
 
 fn is_zip(file: &FileAt) -> bool {
@@ -199,6 +240,9 @@ fn open_update(path: &Path, scratch: &Path, session: &Session<'_>) -> anyhow::Re
         }
         apex_info = read("apex_info.pb")?;
         otacert = read(OTACERT)?;
+    }
+    if apex_info.is_none() && !manifest.apexes.is_empty() {
+        apex_info = Some(target_files::apex_info(&manifest.apexes));
     }
     let facts = facts.or(BuildFacts::of_payload(manifest)).or(facts_in(&images, session));
     let postinstall = wanted.iter().filter_map(|p| Some((p.name.clone(), p.postinstall.clone()?))).collect();

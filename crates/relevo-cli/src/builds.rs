@@ -12,20 +12,26 @@ use relevo_delta::Images;
 use relevo_format::{
     FileAt, ReadAt, Section,
     image::{ImageError, open_image},
+    payload::{Postinstall, wire},
+    target_files,
 };
-use relevo_types::{BuildId, ByteLen, Channel, Codename, PartitionName, Sha256};
+use relevo_types::{BuildId, ByteLen, Channel, Codename, Compression, DeviceManifest, PartitionName, Sha256};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::{
+    build_source::BuildSource,
     durable::{self, PUBLIC, read_text, sync_dir},
     error::CliError,
+    facts::BuildFacts,
     home::{Home, names, or_none},
     progress::Bars,
 };
 
 /// Longest build.json or build.prop that we read, in bytes; a build.prop has about 20 KB.
 pub(crate) const MAX_FACTS: u64 = 1 << 20;
+/// Largest file beside the images that goes with updates as it is.
+const MAX_BESIDE: u64 = 4 << 20;
 /// Bytes copied or hashed at a time.
 const BUFFER: usize = 1 << 18;
 /// Runs of zeros of this length become holes in the file.
@@ -52,8 +58,133 @@ pub(crate) struct Build {
     /// Security patch level.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) spl: Option<String>,
+    /// What A/B updates of it are made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ab: Option<AbFacts>,
     /// Its images.
     pub(crate) partitions: BTreeMap<PartitionName, ImageFacts>,
+}
+
+/// What A/B updates from and to a build are made with, beside its images.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AbFacts {
+    /// What the build said of itself when it was imported.
+    #[serde(flatten)]
+    pub(crate) facts: BuildFacts,
+    /// Groups of dynamic partitions, and how snapshots are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dynamic: Option<DynamicFacts>,
+    /// Programs that run after an update to it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) postinstall: BTreeMap<PartitionName, PostinstallFacts>,
+}
+
+/// Groups of dynamic partitions, and how snapshots are made, as the build's update says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DynamicFacts {
+    groups: Vec<GroupFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vabc_enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compression: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cow_version: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compression_factor: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threaded: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_writes: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct GroupFacts {
+    name: String,
+    size: u64,
+    partitions: Vec<String>,
+}
+
+impl DynamicFacts {
+    fn of(raw: &wire::DynamicPartitionMetadata) -> Self {
+        let group = |group: &wire::DynamicPartitionGroup| GroupFacts {
+            name: group.name.clone().unwrap_or_default(),
+            size: group.size.unwrap_or(0),
+            partitions: group.partition_names.clone(),
+        };
+        Self {
+            groups: raw.groups.iter().map(group).collect(),
+            snapshot_enabled: raw.snapshot_enabled,
+            vabc_enabled: raw.vabc_enabled,
+            compression: raw.vabc_compression_param.clone(),
+            cow_version: raw.cow_version,
+            compression_factor: raw.compression_factor,
+            threaded: raw.vabc_feature_set.and_then(|set| set.threaded),
+            batch_writes: raw.vabc_feature_set.and_then(|set| set.batch_writes),
+        }
+    }
+
+    fn to_wire(&self) -> wire::DynamicPartitionMetadata {
+        let group = |group: &GroupFacts| wire::DynamicPartitionGroup {
+            name: Some(group.name.clone()),
+            size: Some(group.size),
+            partition_names: group.partitions.clone(),
+        };
+        let features = self.threaded.is_some() || self.batch_writes.is_some();
+        wire::DynamicPartitionMetadata {
+            groups: self.groups.iter().map(group).collect(),
+            snapshot_enabled: self.snapshot_enabled,
+            vabc_enabled: self.vabc_enabled,
+            vabc_compression_param: self.compression.clone(),
+            cow_version: self.cow_version,
+            vabc_feature_set: features
+                .then_some(wire::VabcFeatureSet { threaded: self.threaded, batch_writes: self.batch_writes }),
+            compression_factor: self.compression_factor,
+        }
+    }
+}
+
+/// A program that runs after an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PostinstallFacts {
+    path: String,
+    filesystem: String,
+    optional: bool,
+}
+
+/// What came with a build and goes with its updates as it is, and the most bytes that each has.
+const BESIDE: [&str; 4] = ["care_map.pb", "care_map.txt", "apex_info.pb", "otacert.pem"];
+
+impl AbFacts {
+    /// What a source says.
+    pub(crate) fn of(source: &BuildSource) -> Self {
+        let postinstall = source.postinstall.iter().map(|(name, program)| {
+            let Postinstall { path, filesystem, optional } = program.clone();
+            (name.clone(), PostinstallFacts { path, filesystem, optional })
+        });
+        Self {
+            facts: source.facts.clone(),
+            dynamic: source.dynamic.as_ref().map(DynamicFacts::of),
+            postinstall: postinstall.collect(),
+        }
+    }
+
+    /// Writes what came with the images into the build's directory.
+    pub(crate) fn write_beside(source: &BuildSource, dir: &Path) -> Result<(), CliError> {
+        let write = |name: &str, bytes: &[u8]| durable::write_file(&dir.join(name), bytes, PUBLIC);
+        if let Some((name, bytes)) = &source.care_map {
+            write(name, bytes)?;
+        }
+        if let Some(bytes) = &source.apex_info {
+            write(BESIDE[2], bytes)?;
+        }
+        match &source.otacert {
+            Some(bytes) => write(BESIDE[3], bytes),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Size and digest of an image, raw.
@@ -92,6 +223,51 @@ impl Build {
         durable::write_file(&dir.join("build.json"), text.as_bytes(), PUBLIC)
     }
 
+    /// The build as what an A/B update is made of; what it did not say of itself, the device's manifest says.
+    #[expect(dead_code, reason = "the generator of A/B updates takes it up")]
+    pub(crate) fn source(&self, home: &Home, manifest: &DeviceManifest) -> anyhow::Result<BuildSource> {
+        let (images, dir) = (self.open(home)?, self.dir(home));
+        let path = |name: &PartitionName| (name.clone(), dir.join(format!("{name}.img")));
+        let ab = self.ab.clone().unwrap_or_default();
+        let read = |name: &str| durable::read_bytes(&dir.join(name), MAX_BESIDE);
+        let mut care_map = None;
+        for name in &BESIDE[..2] {
+            if let (None, Some(bytes)) = (&care_map, read(name)?) {
+                care_map = Some(((*name).to_owned(), bytes));
+            }
+        }
+        let apex_info = read(BESIDE[2])?;
+        let apexes = apex_info.as_deref().map(target_files::apexes).transpose();
+        let apexes = apexes.with_context(|| format!("{} is damaged", dir.display()))?.unwrap_or_default();
+        let mut device = vec![self.device.to_string()];
+        device.extend(manifest.aliases.iter().map(ToString::to_string));
+        let said = BuildFacts {
+            device,
+            incremental: Some(self.build.to_string()),
+            timestamp: Some(self.timestamp),
+            sdk: self.sdk,
+            spl: self.spl.clone(),
+            version: Some(self.version.clone()),
+            ..BuildFacts::default()
+        };
+        let programs = ab.postinstall.into_iter().map(|(name, program)| {
+            let PostinstallFacts { path, filesystem, optional } = program;
+            (name, Postinstall { path, filesystem, optional })
+        });
+        let dynamic = ab.dynamic.as_ref().map(DynamicFacts::to_wire);
+        Ok(BuildSource {
+            paths: images.keys().map(path).collect(),
+            facts: ab.facts.or(said),
+            dynamic: dynamic.or_else(|| dynamic_of(manifest, &images)),
+            apexes,
+            apex_info,
+            care_map,
+            postinstall: programs.collect(),
+            otacert: read(BESIDE[3])?,
+            ..BuildSource::of_images(images)
+        })
+    }
+
     /// Opens the images.
     pub(crate) fn open(&self, home: &Home) -> Result<Images<'static>, CliError> {
         let mut images: Images<'static> = BTreeMap::new();
@@ -106,6 +282,36 @@ impl Build {
         }
         Ok(images)
     }
+}
+
+/// What a device's manifest says of its dynamic partitions, for builds that do not say it themselves.
+fn dynamic_of(manifest: &DeviceManifest, images: &Images<'_>) -> Option<wire::DynamicPartitionMetadata> {
+    let dynamic = manifest.dynamic.as_ref()?;
+    let groups = dynamic.groups.iter().map(|(name, size)| {
+        let inside = |partition: &&PartitionName| {
+            manifest.partitions.get(*partition).is_some_and(|facts| facts.group.as_ref() == Some(name))
+        };
+        wire::DynamicPartitionGroup {
+            name: Some(name.clone()),
+            size: Some(size.get()),
+            partition_names: images.keys().filter(inside).map(ToString::to_string).collect(),
+        }
+    });
+    let mut out = wire::DynamicPartitionMetadata { groups: groups.collect(), ..Default::default() };
+    if let Some(facts) = &manifest.virtual_ab {
+        let method = match facts.compression {
+            Compression::None => None,
+            Compression::Gz => Some("gz"),
+            Compression::Brotli => Some("brotli"),
+            Compression::Lz4 => Some("lz4"),
+            Compression::Zstd => Some("zstd"),
+        };
+        out.snapshot_enabled = Some(true);
+        out.vabc_enabled = Some(method.is_some());
+        out.vabc_compression_param = method.map(str::to_owned);
+        out.cow_version = facts.cow_version.map(u32::from).filter(|_| method.is_some());
+    }
+    Some(out)
 }
 
 /// A device's builds, oldest first.

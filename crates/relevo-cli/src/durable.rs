@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use crate::error::CliError;
+use crate::{error::CliError, progress::Bars};
 
 /// How names of unfinished files and directories start.
 pub(crate) const UNFINISHED: &str = ".relevo-unfinished-";
@@ -75,6 +75,32 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Cli
     let mut draft = Draft::new(path, mode)?;
     draft.write_all(bytes).map_err(|source| CliError::Write { path: path.into(), source })?;
     draft.finish()
+}
+
+/// Gives a file a second name, or copies it where that is not possible; the name stands for the whole file or is not there.
+pub(crate) fn keep_file(from: &Path, to: &Path, bars: &Bars<'_>) -> Result<(), CliError> {
+    let written = |source| CliError::Write { path: to.into(), source };
+    let unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent(to)).map_err(written)?;
+    let link = unfinished.path().join("file");
+    if fs::hard_link(from, &link).is_ok() {
+        fs::rename(&link, to).map_err(written)?;
+        return sync_dir(parent(to));
+    }
+    let read = |source| CliError::Read { path: from.into(), source };
+    let mut file = File::open(from).map_err(read)?;
+    bars.step("copying", file.metadata().map_err(read)?.len());
+    let mut draft = Draft::new(to, PUBLIC)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let len = io::Read::read(&mut file, &mut buffer).map_err(read)?;
+        if len == 0 {
+            return draft.finish();
+        }
+        draft.write_all(&buffer[..len]).map_err(written)?;
+        if bars.add(len as u64).is_break() {
+            return Err(CliError::Stopped);
+        }
+    }
 }
 
 /// Makes a directory and those above it.

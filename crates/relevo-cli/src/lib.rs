@@ -36,6 +36,7 @@ mod error;
 mod facts;
 mod home;
 mod keys;
+mod lint;
 mod packages;
 mod progress;
 mod repository;

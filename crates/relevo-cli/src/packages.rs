@@ -12,7 +12,7 @@ use relevo_format::{
     FileAt, Section,
     package::{Front, Info, Limits},
 };
-use relevo_meta::{Custom, Size};
+use relevo_meta::{Ab, Custom, Size};
 use relevo_types::{BuildId, ByteLen, Channel, Codename, DeviceManifest, InstallKind, PackageKind, Sha256, TargetPath};
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     durable::{self, PUBLIC, read_text},
     error::CliError,
     home::{Home, names},
+    lint,
     session::Session,
 };
 
@@ -49,11 +50,20 @@ fn description(package: &Path) -> PathBuf {
 }
 
 /// The package's file name.
-pub(crate) fn file_name(codename: &Codename, from: Option<&BuildId>, to: &BuildId) -> String {
+pub(crate) fn file_name(kind: PackageKind, codename: &Codename, from: Option<&BuildId>, to: &BuildId) -> String {
+    let extension = match kind {
+        PackageKind::Native => "rvp",
+        PackageKind::Ab | PackageKind::Block => "zip",
+    };
     match from {
-        Some(from) => format!("{codename}-{from}-to-{to}.rvp"),
-        None => format!("{codename}-{to}-full.rvp"),
+        Some(from) => format!("{codename}-{from}-to-{to}.{extension}"),
+        None => format!("{codename}-{to}-full.{extension}"),
     }
+}
+
+/// Whether a file is named as a package.
+pub(crate) fn is_package(name: &str) -> bool {
+    !name.starts_with('.') && (name.ends_with(".rvp") || name.ends_with(".zip"))
 }
 
 /// The package's path in the repository.
@@ -69,7 +79,7 @@ pub(crate) fn pending(home: &Home, manifest: &DeviceManifest) -> anyhow::Result<
         let dir = home.packages(&manifest.codename, channel);
         for name in names(&dir)? {
             let path = dir.join(&name);
-            if name.starts_with('.') || !name.ends_with(".rvp") {
+            if !is_package(&name) {
                 continue;
             }
             // Without its description the package is one that was being made when the power went.
@@ -105,6 +115,71 @@ pub(crate) struct Outcome {
     pub(crate) bytes: Option<u64>,
 }
 
+/// A package that is to be: its names, and whether it is there.
+struct Planned {
+    path: PathBuf,
+    outcome: Outcome,
+}
+
+impl Planned {
+    fn new(
+        home: &Home,
+        manifest: &DeviceManifest,
+        kind: PackageKind,
+        (from, to): (Option<&Build>, &Build),
+        is_published: &dyn Fn(&TargetPath) -> bool,
+    ) -> anyhow::Result<Self> {
+        let from = from.map(|build| build.build.clone());
+        let file = file_name(kind, &manifest.codename, from.as_ref(), &to.build);
+        let target = target(manifest, &to.channel, &file)?;
+        let path = home.packages(&manifest.codename, &to.channel).join(&file);
+        let (to, channel) = (to.build.clone(), to.channel.clone());
+        let mut outcome = Outcome { file, from, to, channel, state: "made", bytes: None };
+        if is_published(&target) {
+            outcome.state = "already published";
+        } else if let Ok(metadata) = fs::metadata(&path)
+            && read_custom(&path)?.is_some()
+        {
+            outcome.state = "already made";
+            outcome.bytes = Some(metadata.len());
+        }
+        Ok(Self { path, outcome })
+    }
+
+    fn is_there(&self) -> bool {
+        self.outcome.state != "made"
+    }
+
+    /// Writes what will be said of the package, which makes it one.
+    fn finish(mut self, custom: &Custom) -> anyhow::Result<Outcome> {
+        let metadata = fs::metadata(&self.path);
+        let metadata = metadata.map_err(|source| CliError::Read { path: self.path.clone(), source })?;
+        let mut text = serde_json::to_string_pretty(custom).expect("the field has text keys only");
+        text.push('\n');
+        durable::write_file(&description(&self.path), text.as_bytes(), PUBLIC)?;
+        self.outcome.bytes = Some(metadata.len());
+        Ok(self.outcome)
+    }
+}
+
+/// Keeps a full OTA zip, which its maintainer has signed, as the full package of the build that came in it.
+pub(crate) fn keep(
+    session: &Session<'_>,
+    home: &Home,
+    manifest: &DeviceManifest,
+    (build, zip, ab): (&Build, &Path, &Ab),
+    is_published: &dyn Fn(&TargetPath) -> bool,
+) -> anyhow::Result<Outcome> {
+    let planned = Planned::new(home, manifest, PackageKind::Ab, (None, build), is_published)?;
+    if planned.is_there() {
+        return Ok(planned.outcome);
+    }
+    durable::make_dir(durable::parent(&planned.path))?;
+    let bars = session.bars(planned.outcome.file.clone());
+    durable::keep_file(zip, &planned.path, &bars)?;
+    planned.finish(&custom(manifest, None, build, Some(ab))?)
+}
+
 /// Makes the package from one build, or none, to another, unless it is there.
 pub(crate) fn make(
     session: &Session<'_>,
@@ -114,37 +189,18 @@ pub(crate) fn make(
     is_published: &dyn Fn(&TargetPath) -> bool,
     effort: &Effort,
 ) -> anyhow::Result<Outcome> {
-    let from_id = from.map(|build| build.build.clone());
-    let file = file_name(&manifest.codename, from_id.as_ref(), &to.build);
-    let target = target(manifest, &to.channel, &file)?;
-    let dir = home.packages(&manifest.codename, &to.channel);
-    let path = dir.join(&file);
-    let mut outcome = Outcome {
-        file: file.clone(),
-        from: from_id,
-        to: to.build.clone(),
-        channel: to.channel.clone(),
-        state: "already published",
-        bytes: None,
-    };
-    if is_published(&target) {
-        return Ok(outcome);
+    let planned = Planned::new(home, manifest, PackageKind::Native, (from, to), is_published)?;
+    if planned.is_there() {
+        return Ok(planned.outcome);
     }
-    if let Ok(metadata) = fs::metadata(&path)
-        && read_custom(&path)?.is_some()
-    {
-        outcome.state = "already made";
-        outcome.bytes = Some(metadata.len());
-        return Ok(outcome);
-    }
-
+    let path = planned.path.clone();
     if manifest.kind != InstallKind::Native {
         session.warn(format!(
             "{} installs by {}; packages of this version are native, and only relevo-updater installs those",
             manifest.codename, manifest.kind
         ));
     }
-    durable::make_dir(&dir)?;
+    durable::make_dir(durable::parent(&path))?;
     let old = from.map(|build| build.open(home)).transpose()?.unwrap_or_default();
     let new = to.open(home)?;
     let subject = match from {
@@ -153,24 +209,30 @@ pub(crate) fn make(
     };
     let info = Info {
         device: Some(manifest.codename.clone()),
-        from: outcome.from.clone(),
+        from: planned.outcome.from.clone(),
         to: Some(to.build.clone()),
         timestamp: Some(to.timestamp),
         memory: ByteLen::ZERO,
     };
-    let report = diff(session, &old, &new, effort, info, &path, &subject)
+    diff(session, &old, &new, effort, info, &path, &subject)
         .with_context(|| format!("could not make {}", path.display()))?;
     check_images(home, &path, from, to).inspect_err(|_| {
         // It was made of changed images; without a description nobody would take it, but it should not lie around.
         let _ = fs::remove_file(&path);
     })?;
-    let custom = custom(manifest, from, to)?;
-    let mut text = serde_json::to_string_pretty(&custom).expect("the field has text keys only");
-    text.push('\n');
-    durable::write_file(&description(&path), text.as_bytes(), PUBLIC)?;
-    outcome.state = "made";
-    outcome.bytes = Some(report.package_len.get());
-    Ok(outcome)
+    planned.finish(&custom(manifest, from, to, None)?)
+}
+
+/// Refuses an OTA zip that is not what it was when it was described: the disk or a program changed it since.
+pub(crate) fn check_zip(session: &Session<'_>, made: &Made) -> anyhow::Result<()> {
+    let checked = lint::ota_zip(session, &made.path)?;
+    let ab = made.custom.ab.as_ref().map(|ab| (&ab.payload, &ab.metadata, &ab.files, &ab.properties));
+    let actual = &checked.ab;
+    if ab != Some((&actual.payload, &actual.metadata, &actual.files, &actual.properties)) {
+        let reason = "it is not what it was when it was made or imported".to_owned();
+        return Err(CliError::Damaged { path: made.path.clone(), reason }.into());
+    }
+    Ok(())
 }
 
 /// Makes a package file.
@@ -209,12 +271,12 @@ fn check_images(home: &Home, package: &Path, from: Option<&Build>, to: &Build) -
     Ok(())
 }
 
-fn custom(manifest: &DeviceManifest, from: Option<&Build>, to: &Build) -> anyhow::Result<Custom> {
+fn custom(manifest: &DeviceManifest, from: Option<&Build>, to: &Build, ab: Option<&Ab>) -> anyhow::Result<Custom> {
     let timestamp = i64::try_from(to.timestamp).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let timestamp = timestamp.with_context(|| format!("build {} has no possible date: {}", to.build, to.timestamp))?;
     let spl = to.spl.as_deref().map(str::parse).transpose();
     Ok(Custom {
-        kind: PackageKind::Native,
+        kind: if ab.is_some() { PackageKind::Ab } else { PackageKind::Native },
         from: from.map(|build| build.build.clone()),
         to: to.build.clone(),
         version: to.version.clone(),
@@ -227,5 +289,13 @@ fn custom(manifest: &DeviceManifest, from: Option<&Build>, to: &Build) -> anyhow
         withdrawn: false,
         // The repository makes the chunk list when it takes the package.
         chunks: None,
+        ab: ab.map(|ab| {
+            let facts = to.ab.as_ref().map(|ab| &ab.facts);
+            Ab {
+                lineage_version: facts.and_then(|facts| facts.lineage_version.clone()),
+                release_type: facts.and_then(|facts| facts.release_type.clone()),
+                ..ab.clone()
+            }
+        }),
     })
 }

@@ -260,6 +260,11 @@ pub fn apexes(bytes: &[u8]) -> Result<Vec<ApexInfo>, TargetFilesError> {
     Ok(decoded.map_err(|source| TargetFilesError::Decode { file: APEX_INFO, source })?.apexes)
 }
 
+/// APEXes as the message of [`APEX_INFO`].
+pub fn apex_info(apexes: &[ApexInfo]) -> Vec<u8> {
+    ApexMetadata { apexes: apexes.to_vec() }.encode_to_vec()
+}
+
 /// Where the image of a partition may be, the likeliest first: as built, or as its maker gave it.
 pub fn image_entries(partition: &PartitionName) -> [String; 3] {
     ["IMAGES", "RADIO", "PREBUILT_IMAGES"].map(|dir| format!("{dir}/{partition}.img"))
@@ -355,7 +360,7 @@ mod tests {
     #[test]
     fn reads_apexes_and_refuses_what_is_no_message() {
         let apex = ApexInfo { package_name: Some("com.android.art".into()), version: Some(35), ..Default::default() };
-        let bytes = ApexMetadata { apexes: vec![apex.clone()] }.encode_to_vec();
+        let bytes = apex_info(std::slice::from_ref(&apex));
 
         assert_eq!(apexes(&bytes).unwrap(), [apex]);
         for end in 1..bytes.len() {

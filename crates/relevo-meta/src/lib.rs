@@ -54,4 +54,4 @@ pub use crypto::install_crypto;
 pub use ed25519_dalek::VerifyingKey;
 pub use error::{BadTarget, TrustError};
 pub use refresh::{Answer, Limits, Refresh, Request, Scope, Step, Stored};
-pub use trusted::{Custom, Found, Package, RoleFile, Size, Target, Trusted, TrustedDevice};
+pub use trusted::{Ab, AbFile, Custom, Found, Package, RoleFile, Size, Target, Trusted, TrustedDevice};

@@ -127,6 +127,67 @@ pub struct Custom {
     /// File name of its chunk list, in the same directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<String>,
+    /// What installing an A/B OTA zip takes; of kind `ab` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ab: Option<Ab>,
+}
+
+/// What phones and the updaters of ROMs need to know of an A/B OTA zip before they have it, so that nobody who answers
+/// them has to open the zip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ab {
+    /// Where the payload is in the zip, for update_engine.
+    pub payload: AbFile,
+    /// Bytes of the payload's header and manifest with their signature: `payload_metadata.bin`.
+    pub metadata: AbFile,
+    /// The zip's other entries that updaters fetch by range, by name: `payload_properties.txt`, `metadata.pb`,
+    /// `care_map.pb`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, AbFile>,
+    /// The lines of `payload_properties.txt`, which update_engine is given: `FILE_HASH`, `METADATA_SIZE`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+    /// `ota-property-files` as it stands in the zip's metadata.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub property_files: String,
+    /// `ota-streaming-property-files`, the same.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub streaming_property_files: String,
+    /// Codenames that the zip names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
+    /// Fingerprint of the build that it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// `ro.build.version.incremental` of that build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<String>,
+    /// Fingerprint of the build that it starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_fingerprint: Option<String>,
+    /// `ro.build.version.incremental` of that build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_incremental: Option<String>,
+    /// Minor version of the payload: what update_engine of the build that it starts from has to know.
+    #[serde(default)]
+    pub minor: u32,
+    /// `ro.lineage.build.version` of the build, which LineageOS's updater compares as it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage_version: Option<String>,
+    /// `ro.lineage.releasetype` of the build, which that updater asks with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_type: Option<String>,
+}
+
+/// A run of bytes in a zip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbFile {
+    /// First byte in the zip.
+    pub offset: ByteLen,
+    /// Bytes.
+    pub size: ByteLen,
+    /// SHA-256 of these bytes.
+    pub sha256: Sha256,
 }
 
 /// Sizes that a phone must know beforehand.
@@ -326,6 +387,9 @@ impl Custom {
         }
         if custom.floor.as_ref() == Some(&custom.to) {
             return Err(BadTarget::Inconsistent("the build is its own floor"));
+        }
+        if custom.ab.is_some() && custom.kind != PackageKind::Ab {
+            return Err(BadTarget::Inconsistent("it says where a payload is, and is no A/B package"));
         }
         Ok(Some(custom))
     }

@@ -7,17 +7,19 @@ use std::{
 };
 
 use anyhow::Context;
-use relevo_types::{BLOCK, BuildId, Channel, Codename, DeviceManifest, PartitionName};
+use relevo_format::ReadAt;
+use relevo_types::{BuildId, Channel, Codename, DeviceManifest, InstallKind, PartitionName, Sha256};
 use serde::Serialize;
 
 use crate::{
     args::Import,
     build_source::{self, BuildSource},
-    builds::{self, Build, ImageFacts, copy, give_name, hash},
+    builds::{self, AbFacts, Build, ImageFacts, copy, give_name, hash},
     durable::UNFINISHED,
     error::CliError,
     facts::is_patch_level,
     home::{Home, human},
+    lint::{self, Finding, Level},
     packages::{self, Outcome},
     repository,
     session::{Answer, Session},
@@ -37,20 +39,51 @@ struct Imported {
     partitions: BTreeMap<PartitionName, ImageFacts>,
     /// The full package; none with `--no-full`.
     full: Option<Outcome>,
+    /// What is wrong with the build.
+    findings: Vec<Finding>,
 }
 
 pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer> {
     let home = Home::open(&session.dir)?;
     let manifest = home.manifest(&args.device)?;
     let _lock = home.lock_device(&args.device)?;
+    let mut findings = Vec::new();
+    // A zip is looked at as a whole before anything is unpacked.
+    let zip = build_source::ota_zip(&args.from)?;
+    if let Some(finding) = zip.as_ref().and_then(lint::container) {
+        return Err(stopped(&[finding], 1));
+    }
+    let ab = match &zip {
+        Some(_) => {
+            let checked = lint::ota_zip(session, &args.from)?;
+            findings.extend(checked.findings);
+            Some(checked.ab)
+        }
+        None => None,
+    };
     // What is unpacked lies where it is to stay, so that it gets there by its name alone.
     let source = build_source::open(&args.from, &home.builds(&args.device), session)?;
-    let mut build = describe(session, args, &manifest, &source)?;
+    let mut build = describe(args, &manifest, &source)?;
+    if manifest.kind == InstallKind::Ab {
+        build.ab = Some(AbFacts::of(&source));
+    }
 
     let existing = builds::list(&home, &args.device)?;
-    let state = match existing.iter().find(|other| other.build == build.build) {
+    let there = existing.iter().find(|other| other.build == build.build);
+    build.partitions = match there {
+        Some(_) => hash_all(session, &build, &source, "comparing")?,
+        None => known(&source),
+    };
+    // Whatever an image's digest is, its length is known, and more is not asked for.
+    findings.extend(lint::build(&manifest, &source, &build, &existing));
+    let stops = lint::stopping(&findings, &args.accept).len();
+    if stops > 0 {
+        return Err(stopped(&findings, stops));
+    }
+    findings.iter().for_each(|finding| session.warn(finding.text.clone()));
+
+    let state = match there {
         Some(there) => {
-            build.partitions = hash_all(session, &build, &source)?;
             same(there, &build)?;
             if (&there.version, there.sdk, &there.spl) != (&build.version, build.sdk, &build.spl) {
                 session.warn(format!(
@@ -69,14 +102,18 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
             "imported"
         }
     };
-    lint(session, &manifest, &build, &existing);
 
     let full = if args.no_full {
         None
     } else {
         let published = repository::published(&home)?;
         let is_published = |target: &_| published.contains_key(target);
-        Some(packages::make(session, &home, &manifest, (None, &build), &is_published, &args.effort)?)
+        Some(match &ab {
+            Some(ab) if manifest.kind == InstallKind::Ab => {
+                packages::keep(session, &home, &manifest, (&build, &args.from, ab), &is_published)?
+            }
+            _ => packages::make(session, &home, &manifest, (None, &build), &is_published, &args.effort)?,
+        })
     };
 
     let mut text = format!(
@@ -91,7 +128,11 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
         text += &outcome_line(full);
     }
     let older = existing.iter().any(|other| other.build != build.build);
-    let next = match (older, &full) {
+    let mut notes = String::new();
+    for finding in &findings {
+        notes += &format!("{}: {}\n", finding.code, finding.fix);
+    }
+    notes += &match (older, &full) {
         (true, _) => format!("next: relevo delta {}, then relevo publish\n", build.device),
         (false, Some(full)) if full.state != "already published" => "next: relevo publish\n".to_owned(),
         (false, _) => "next: relevo import the next build\n".to_owned(),
@@ -106,8 +147,29 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
         bytes: build.size(),
         partitions: build.partitions,
         full,
+        findings,
     };
-    Ok(Answer::new(&answer).text(text).notes(next))
+    Ok(Answer::new(&answer).text(text).notes(notes))
+}
+
+/// An import that findings stop, of which nothing was taken in.
+fn stopped(findings: &[Finding], stops: usize) -> anyhow::Error {
+    let mut text = String::new();
+    for Finding { level, code, text: what, fix } in findings {
+        let level = if *level == Level::Error { "error" } else { "warning" };
+        text += &format!("{level} {code}: {what}\n  {fix}\n");
+    }
+    Answer::new(&serde_json::json!({ "findings": findings })).text(text).failed(stops)
+}
+
+/// The images as far as they are known without reading them.
+fn known(source: &BuildSource) -> BTreeMap<PartitionName, ImageFacts> {
+    let mut facts = BTreeMap::new();
+    for (name, image) in &source.images {
+        let sha256 = source.owned.get(name).copied().flatten().unwrap_or(Sha256::new([0; 32]));
+        facts.insert(name.clone(), ImageFacts { size: image.len(), sha256 });
+    }
+    facts
 }
 
 /// One line on a package, for people.
@@ -119,12 +181,7 @@ pub(crate) fn outcome_line(outcome: &Outcome) -> String {
 }
 
 /// Everything about the build but its images: options first, then the files beside the images, then what it came in.
-fn describe(
-    session: &Session<'_>,
-    args: &Import,
-    manifest: &DeviceManifest,
-    source: &BuildSource,
-) -> anyhow::Result<Build> {
+fn describe(args: &Import, manifest: &DeviceManifest, source: &BuildSource) -> anyhow::Result<Build> {
     let (beside, facts) = (&source.beside, &source.facts);
     let unknown = |what, option| CliError::UnknownFact { what, option, dir: args.from.clone() };
     let said = facts.incremental.as_deref().filter(|_| args.build.is_none() && beside.build.is_none());
@@ -136,16 +193,6 @@ fn describe(
     let build = build.ok_or_else(|| unknown("id", "--build ID"))?;
     let timestamp = args.timestamp.or(beside.timestamp).or(facts.timestamp);
     let timestamp = timestamp.ok_or_else(|| unknown("date", "--timestamp SECONDS"))?;
-    let devices: Vec<_> = match &beside.device {
-        Some(device) => vec![device.to_string()],
-        None => facts.device.clone(),
-    };
-    let ours = |name: &String| {
-        *name == manifest.codename.as_str() || manifest.aliases.iter().any(|alias| alias.as_str() == name)
-    };
-    if !devices.is_empty() && !devices.iter().any(ours) {
-        session.warn(format!("the build says it is for {}, not for {}", devices.join(", "), manifest.codename));
-    }
     let spl = args.spl.clone().or_else(|| beside.spl.clone()).or_else(|| facts.spl.clone());
     if let Some(spl) = spl.as_deref().filter(|spl| !is_patch_level(spl)) {
         let reason = format!("the security patch level is {spl:?}; expected YYYY-MM-DD");
@@ -172,6 +219,7 @@ fn describe(
         timestamp,
         sdk: args.sdk.or(beside.sdk).or(facts.sdk),
         spl,
+        ab: None,
         partitions: BTreeMap::new(),
     })
 }
@@ -180,9 +228,10 @@ fn hash_all(
     session: &Session<'_>,
     build: &Build,
     source: &BuildSource,
+    what: &str,
 ) -> Result<BTreeMap<PartitionName, ImageFacts>, CliError> {
     let bars = session.bars(format!("{} {}", build.device, build.build));
-    bars.step("comparing", source.size());
+    bars.step(what, source.size());
     let mut facts = BTreeMap::new();
     for (name, image) in &source.images {
         let known = source.owned.get(name).copied().flatten();
@@ -246,42 +295,11 @@ fn take_in(home: &Home, session: &Session<'_>, build: &mut Build, source: &Build
         };
         build.partitions.insert(name.clone(), facts);
     }
+    AbFacts::write_beside(source, unfinished.path())?;
     build.write(unfinished.path())?;
     give_name(unfinished, &dir).with_context(|| format!("could not take in build {}", build.build))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
     fs::rename(from, to).map_err(|source| CliError::Write { path: to.into(), source })
-}
-
-fn lint(session: &Session<'_>, manifest: &DeviceManifest, build: &Build, existing: &[Build]) {
-    for (name, image) in &build.partitions {
-        let size = image.size.get();
-        if !size.is_multiple_of(BLOCK.get()) {
-            session.warn(format!("{name} is {size} bytes long, no multiple of {}", BLOCK.get()));
-        }
-        if size == 0 {
-            session.warn(format!("{name} is empty"));
-        }
-        match manifest.partitions.get(name) {
-            None if !manifest.partitions.is_empty() => {
-                session.warn(format!("{name} is not among the partitions of the device's manifest"));
-            }
-            Some(partition) if partition.size.is_some_and(|most| image.size > most) => {
-                let most = partition.size.map_or(0, |most| most.get());
-                session.warn(format!("{name} is {size} bytes long; the device has room for {most}"));
-            }
-            _ => {}
-        }
-    }
-    for name in manifest.partitions.keys().filter(|name| !build.partitions.contains_key(*name)) {
-        session.warn(format!("the build has no {name}, which the device's manifest lists"));
-    }
-    let others = existing.iter().filter(|other| other.channel == build.channel && other.build != build.build);
-    if let Some(newer) = others.max_by_key(|other| other.timestamp).filter(|other| other.timestamp >= build.timestamp) {
-        session.warn(format!(
-            "build {} is not newer than {}, which is there already: {} against {}; phones will not go to it",
-            build.build, newer.build, build.timestamp, newer.timestamp
-        ));
-    }
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 use relevo_repo::Signers;
-use relevo_types::{ByteLen, Codename, DeviceManifest, Sha256, TargetPath};
+use relevo_types::{ByteLen, Codename, DeviceManifest, PackageKind, Sha256, TargetPath};
 use serde::Serialize;
 
 use crate::{
@@ -70,14 +70,20 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
         let key = home.key(&format!("d-{}", manifest.codename), &passphrase)?;
         let signers = [key.signing_key().clone()];
         for made in pending {
-            let path = signed.path().join(made.target.file());
+            let failed = || format!("could not publish {}", made.target);
             // It may have lain here for long: what the disk made of it must not get a signature.
-            check_streams_of(session, &made.path)?;
-            sign_to(&made.path, &path, &signers)?;
-            let added = publication
-                .add_package(&made.target, &path, &made.custom)
-                .with_context(|| format!("could not publish {}", made.target))?;
-            fs::remove_file(&path).map_err(|source| CliError::Write { path, source })?;
+            let added = if made.custom.kind == PackageKind::Native {
+                let path = signed.path().join(made.target.file());
+                check_streams_of(session, &made.path)?;
+                sign_to(&made.path, &path, &signers)?;
+                let added = publication.add_package(&made.target, &path, &made.custom).with_context(failed)?;
+                fs::remove_file(&path).map_err(|source| CliError::Write { path, source })?;
+                added
+            } else {
+                // An OTA zip has the signatures that phones look for; the device's role vouches for it as it is.
+                packages::check_zip(session, made).with_context(failed)?;
+                publication.add_package(&made.target, &made.path, &made.custom).with_context(failed)?
+            };
             answer.packages.push(Visible {
                 path: made.target.clone(),
                 bytes: added.target.length,
@@ -119,7 +125,7 @@ fn tidy(home: &Home, work: &[(DeviceManifest, Vec<Made>)]) -> Result<(), CliErro
             let dir = home.packages(&manifest.codename, channel);
             for name in names(&dir)? {
                 if let Some(package) = name.strip_suffix(".json")
-                    && package.ends_with(".rvp")
+                    && packages::is_package(package)
                     && !dir.join(package).exists()
                 {
                     remove(&dir.join(&name))?;

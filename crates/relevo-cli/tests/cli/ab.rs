@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{Machine, program};
 
-fn sample(name: &str) -> String {
+pub(crate) fn sample(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/aosp").join(name);
     path.to_str().unwrap().to_owned()
 }
@@ -34,6 +34,11 @@ fn images(build: &str) -> Vec<(&'static str, Vec<u8>)> {
 
 /// A full payload: pieces of 1 MiB, stored as they are, with Zstandard, or as zeros.
 fn full(images: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    full_with(images, |_| {})
+}
+
+/// The same with what `edit` makes of its manifest.
+pub(crate) fn full_with(images: &[(&str, Vec<u8>)], edit: impl Fn(&mut wire::DeltaArchiveManifest)) -> Vec<u8> {
     let (mut partitions, mut blobs) = (Vec::new(), Vec::new());
     let digest = |bytes: &[u8]| Some(Sha256::digest(bytes).to_vec());
     for (name, image) in images {
@@ -62,7 +67,8 @@ fn full(images: &[(&str, Vec<u8>)]) -> Vec<u8> {
             ..Default::default()
         });
     }
-    let manifest = wire::DeltaArchiveManifest { block_size: Some(4096), partitions, ..Default::default() };
+    let mut manifest = wire::DeltaArchiveManifest { block_size: Some(4096), partitions, ..Default::default() };
+    edit(&mut manifest);
     let manifest = manifest.encode_to_vec();
     let mut bytes = b"CrAU".to_vec();
     bytes.extend(2_u64.to_be_bytes());
@@ -85,7 +91,7 @@ fn zip(payload: &[u8]) -> Vec<u8> {
     [local, central, end].concat()
 }
 
-fn small() -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn small() -> Vec<(&'static str, Vec<u8>)> {
     let mut system = program(1, 700);
     system.extend(vec![0; 2 << 20]);
     vec![("system", system), ("boot", program(2, 8))]

@@ -7,6 +7,7 @@
 
 mod ab;
 mod help;
+mod import;
 mod ota;
 mod release;
 mod support;

@@ -40,6 +40,7 @@ fn package(from: i64, to: i64, length: u64) -> Package {
             floor: None,
             withdrawn: false,
             chunks: None,
+            ab: None,
         },
     }
 }

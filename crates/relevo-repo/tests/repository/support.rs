@@ -142,6 +142,7 @@ pub(crate) fn custom(build: &str) -> Custom {
         floor: None,
         withdrawn: false,
         chunks: None,
+        ab: None,
     }
 }
 
