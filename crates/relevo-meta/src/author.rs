@@ -14,6 +14,7 @@ use crate::{
     delegation,
     error::{Cause, TrustError, check_digits, from_core},
     keys::{PublicKey, SignError, Signer},
+    refresh::{GRACE_FIELD, ROOT_FIELD},
     trusted::Target,
 };
 
@@ -345,6 +346,18 @@ impl RootFile {
         entry.insert("threshold".to_owned(), threshold.into());
         let used = used_ids(roles.values());
         self.0.object("keys")?.retain(|id, _| used.contains(id));
+        Ok(())
+    }
+}
+
+impl RootFile {
+    /// Lets phones take metadata from an offline source that their owner chose by hand up to `days` after the timestamp
+    /// expired; 0 takes that back. Phones cap it at 90.
+    ///
+    /// # Errors
+    /// [`AuthorError::Field`] for a root of another shape.
+    pub fn set_offline_grace(&mut self, days: u32) -> Result<(), AuthorError> {
+        self.0.object(ROOT_FIELD)?.insert(GRACE_FIELD.to_owned(), days.into());
         Ok(())
     }
 }

@@ -24,7 +24,7 @@
 //!     build: BuildId::parse("100")?,
 //!     build_timestamp: "2025-01-01T00:00:00Z".parse()?,
 //!     channel: Channel::parse("stable")?,
-//!     dice: 42,
+//!     seed: 42,
 //!     failed: Vec::new(),
 //!     kinds: vec![PackageKind::Native],
 //! };

@@ -16,8 +16,8 @@ pub struct PhoneState {
     pub build_timestamp: Timestamp,
     /// The channel that it follows.
     pub channel: Channel,
-    /// Its dice for staged rollouts, 0 to 99, thrown once by itself.
-    pub dice: u8,
+    /// A number that it drew once by itself; its dice for staged rollouts come from it.
+    pub seed: u64,
     /// Builds that it installed and that did not boot, or were reverted.
     pub failed: Vec<BuildId>,
     /// Kinds of packages that it can install.
@@ -31,6 +31,11 @@ pub enum Choice {
     UpToDate,
     /// Install these packages, in this order.
     Install(Vec<Package>),
+    /// Nobody vouches for the device any more; what is out there is out there, but nothing new comes.
+    Unmaintained {
+        /// Since when.
+        since: Timestamp,
+    },
     /// There is a newer build, or there should be, but not for this phone now.
     Nothing {
         /// Why.
@@ -42,11 +47,11 @@ pub enum Choice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// Nobody vouches for the device any more.
-    #[error("the device's metadata expired at {expires}; it is unmaintained")]
-    Unmaintained {
-        /// When it expired.
-        expires: Timestamp,
+    /// The metadata are past their date, so that they cannot say that there is nothing newer.
+    #[error("there was nothing newer on {until}; the metadata are from before then, and cannot say more")]
+    Stale {
+        /// Until when they were fresh.
+        until: Timestamp,
     },
     /// The channel holds no packages that the phone can install.
     #[error("the channel {channel} has no packages that this phone can install")]
@@ -90,6 +95,26 @@ pub enum Reason {
     },
 }
 
+/// What a phone takes for the present: the latest of its clock, the date of the build that runs, and the time at which it
+/// last verified metadata as fresh.
+///
+/// A clock in the past so revives nothing that has expired. A clock far ahead finds everything expired, and nothing that
+/// it says is remembered: metadata that verify at a time vouch that this time is at most their own expiry.
+pub fn present(clock: Timestamp, running_build: Timestamp, verified: Option<Timestamp>) -> Timestamp {
+    clock.max(running_build).max(verified.unwrap_or(Timestamp::MIN))
+}
+
+/// A phone's dice for one build, 0 to 99: a package with a rollout of more than that is for it.
+///
+/// For each build they fall anew, so that not the same phones are the first every time; for one build they stay as they
+/// fell, so that a growing rollout only ever adds phones.
+pub fn dice(seed: u64, build: &BuildId) -> u8 {
+    let text = format!("relevo rollout\n{seed:016x}\n{build}");
+    let digest = crate::crypto::sha256(text.as_bytes());
+    let number = digest.as_bytes().iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    u8::try_from(number % 100).expect("it is under 100")
+}
+
 /// Decides what the phone installs: the newest allowed build, by the path of packages with the fewest bytes.
 ///
 /// A build is *newer* by its timestamp alone, and only newer builds are ever installed. A package is allowed if it is of
@@ -97,7 +122,7 @@ pub enum Reason {
 /// build has not failed here, and its floor is already reached. On a chain of packages each step obeys the same rules.
 pub fn choose(device: &TrustedDevice, phone: &PhoneState, now: Timestamp) -> Choice {
     if device.expires <= now {
-        return Choice::Nothing { reason: Reason::Unmaintained { expires: device.expires } };
+        return Choice::Unmaintained { since: device.expires };
     }
     let offered: Vec<&Package> =
         device.channel(&phone.channel).filter(|package| phone.kinds.contains(&package.custom.kind)).collect();
@@ -111,6 +136,9 @@ pub fn choose(device: &TrustedDevice, phone: &PhoneState, now: Timestamp) -> Cho
         .map(|(&build, &time)| (time, build))
         .collect();
     newer.sort_unstable_by(|a, b| b.cmp(a));
+    if newer.is_empty() && device.fresh_until <= now {
+        return Choice::Nothing { reason: Reason::Stale { until: device.fresh_until } };
+    }
     if newer.is_empty() {
         return Choice::UpToDate;
     }
@@ -201,12 +229,9 @@ impl<'a> Graph<'a> {
 
     fn is_offered(&self, package: &Package) -> bool {
         let custom = &package.custom;
-        !custom.withdrawn && self.dice() < custom.rollout && !self.phone.failed.contains(&custom.to)
-    }
-
-    /// The dice; one that shows more than it can still gets what everybody gets.
-    fn dice(&self) -> u8 {
-        self.phone.dice.min(99)
+        !custom.withdrawn
+            && dice(self.phone.seed, &custom.to) < custom.rollout
+            && !self.phone.failed.contains(&custom.to)
     }
 
     /// Why nothing leads to `build`.
@@ -221,7 +246,7 @@ impl<'a> Graph<'a> {
             return Reason::FailedBefore { build };
         }
         let rollout = standing().map(|package| package.custom.rollout).max().unwrap_or(0);
-        if self.dice() >= rollout {
+        if dice(self.phone.seed, &build) >= rollout {
             return Reason::RolloutPending { build, rollout };
         }
         let floor = standing().filter_map(|package| package.custom.floor.as_ref()).next();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ed25519_dalek::VerifyingKey;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
 use sigstore_tuf::{DelegatedRole, Error as CoreError, Key, MetaFile, Metadata, Snapshot, Targets};
 
@@ -137,6 +137,8 @@ pub struct Refresh {
     /// 5.3.10 wants the expiry to be later.
     now: Timestamp,
     limits: Limits,
+    /// Whether a timestamp past its date is taken, for as long as the root allows.
+    stale: bool,
     state: State,
     keep: VecDeque<(String, Vec<u8>)>,
     failure: Option<TrustError>,
@@ -198,6 +200,13 @@ enum Kind {
     Below(Vendor, Codename),
 }
 
+/// Where the root says how long the offline grace is: `"x-relevo": {"offline_grace_days": 45}`.
+pub(crate) const ROOT_FIELD: &str = "x-relevo";
+pub(crate) const GRACE_FIELD: &str = "offline_grace_days";
+
+/// Longest offline grace that a root can give; with it, a snapshot of 60 days ends first.
+const MAX_GRACE: SignedDuration = SignedDuration::from_hours(24 * 90);
+
 /// The timestamp that pins the stored snapshot. After a newer timestamp was kept and before its snapshot came, only
 /// with this one can the stored snapshot still be verified, and so still be the floor against a rollback.
 const SNAPSHOT_PIN: &str = "snapshot.timestamp";
@@ -247,6 +256,7 @@ impl Refresh {
             scope,
             now,
             limits,
+            stale: false,
             state: State::Root,
             keep: VecDeque::new(),
             failure: None,
@@ -257,22 +267,41 @@ impl Refresh {
         })
     }
 
+    /// Takes a timestamp past its date as well, by at most as many days as the root gives (its field `x-relevo`; none
+    /// if it says nothing). For a source without a network that a person chose by hand, and for nothing
+    /// else: within these days, such a source can hide what is newer, such as that a build was withdrawn or a key revoked.
+    ///
+    /// All else holds: nothing goes back behind what is stored, and root, snapshot, registries and device role must not
+    /// have expired. [`Trusted::stale_since`] says that the state is such a one.
+    #[must_use]
+    pub fn allow_stale(mut self) -> Self {
+        self.stale = true;
+        self
+    }
+
     /// Verifies again what is stored, without asking anybody: what an installer does that starts long after the check.
     ///
     /// # Errors
     /// [`TrustError::NotFound`] for a file that is not stored, and everything that the stored files can break.
     pub fn offline(stored: Stored, scope: Scope, now: Timestamp, limits: Limits) -> Result<Trusted, TrustError> {
-        let mut refresh = Self::start(stored, scope, now, limits)?;
-        refresh.finish_root()?;
-        if refresh.core.timestamp().is_none() {
+        Self::start(stored, scope, now, limits)?.verify_stored()
+    }
+
+    /// As [`Self::offline`], with what was set since the start.
+    ///
+    /// # Errors
+    /// As [`Self::offline`].
+    pub fn verify_stored(mut self) -> Result<Trusted, TrustError> {
+        self.finish_root()?;
+        if self.core.timestamp().is_none() {
             return Err(TrustError::NotFound { file: "timestamp.json".to_owned() });
         }
-        refresh.check_timestamp_fresh()?;
-        refresh.state = State::Snapshot;
-        match refresh.next() {
+        self.check_timestamp_fresh()?;
+        self.state = State::Snapshot;
+        match self.next() {
             Step::Get(request) => Err(TrustError::NotFound { file: request.name }),
             Step::Keep { .. } => Err(TrustError::Misuse("stored files are not kept again")),
-            Step::Done => refresh.finish(),
+            Step::Done => self.finish(),
         }
     }
 
@@ -379,7 +408,7 @@ impl Refresh {
                 // TUF 5.5: a stored snapshot that the timestamp still pins is not fetched again.
                 let stored = self.stored.0.remove("snapshot.json");
                 if let Some(bytes) = &stored
-                    && self.core.update_snapshot(bytes, self.now).is_ok()
+                    && self.update_snapshot(bytes).is_ok()
                 {
                     self.state = State::Targets;
                     return Ok(None);
@@ -489,7 +518,7 @@ impl Refresh {
 
     /// TUF 5.4.
     fn take_timestamp(&mut self, bytes: Vec<u8>) -> Result<(), TrustError> {
-        match self.core.update_timestamp(&bytes, self.now) {
+        match self.update_timestamp(&bytes) {
             Ok(()) => {
                 self.keep.push_back(("timestamp.json".to_owned(), bytes.clone()));
                 self.timestamp = bytes;
@@ -503,7 +532,46 @@ impl Refresh {
     }
 
     fn check_timestamp_fresh(&self) -> Result<(), TrustError> {
-        self.core.check_timestamp_expired(self.now).map_err(|error| from_core(error, "timestamp.json", "timestamp"))
+        match self.core.check_timestamp_expired(self.now) {
+            Err(_) if self.is_within_grace(&self.core) => Ok(()),
+            other => other.map_err(|error| from_core(error, "timestamp.json", "timestamp")),
+        }
+    }
+
+    /// Whether the timestamp, whose date has passed, may still be used.
+    fn is_within_grace(&self, core: &Core) -> bool {
+        let days = core.root().extra.get(ROOT_FIELD).and_then(|field| field.get(GRACE_FIELD)?.as_i64()).unwrap_or(0);
+        let grace = SignedDuration::from_hours(days.clamp(0, 366) * 24).min(MAX_GRACE);
+        let end = core.timestamp().and_then(|timestamp| timestamp.expires.checked_add(grace).ok());
+        self.stale && end.is_some_and(|end| end >= self.now)
+    }
+
+    fn update_timestamp(&mut self, bytes: &[u8]) -> Result<(), CoreError> {
+        match self.core.update_timestamp(bytes, self.now) {
+            // Expiry is the last check, so nothing but the date is wrong with it.
+            Err(error @ CoreError::Expired { .. }) if self.stale => {
+                let mut trial = self.core.clone();
+                trial.update_timestamp(bytes, Timestamp::MIN)?;
+                if !self.is_within_grace(&trial) {
+                    return Err(error);
+                }
+                self.core = trial;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn update_snapshot(&mut self, bytes: &[u8]) -> Result<(), CoreError> {
+        if !self.stale || self.core.check_timestamp_expired(self.now).is_ok() {
+            return self.core.update_snapshot(bytes, self.now);
+        }
+        // The core would look at the date of the timestamp again, which has had its say; the snapshot's own counts.
+        let mut trial = self.core.clone();
+        trial.update_snapshot(bytes, Timestamp::MIN)?;
+        trial.check_snapshot_expired(self.now)?;
+        self.core = trial;
+        Ok(())
     }
 
     /// TUF 5.5.
@@ -511,7 +579,7 @@ impl Refresh {
         let pin = self.snapshot_pin()?;
         check_pin(name, &bytes, pin)?;
         let expected = pin.version;
-        if let Err(error) = self.core.update_snapshot(&bytes, self.now) {
+        if let Err(error) = self.update_snapshot(&bytes) {
             // The core has one variant for a wrong version and for a vanished role; only the bytes tell which.
             if let (CoreError::IntegrityMismatch(_), Ok(parsed)) = (&error, Metadata::<Snapshot>::from_slice(&bytes)) {
                 let actual = parsed.signed().version;
@@ -796,7 +864,9 @@ impl Refresh {
             }
         }
         let Walk { troubles, listed, .. } = std::mem::take(&mut self.walk);
-        Ok(Trusted { roles, devices, listed, troubles })
+        let stale_since =
+            self.core.timestamp().map(|timestamp| timestamp.expires).filter(|expires| *expires < self.now);
+        Ok(Trusted { roles, devices, listed, troubles, stale_since })
     }
 
     fn device(
@@ -814,6 +884,7 @@ impl Refresh {
             threshold: edge.role.threshold,
             role_version: own.version,
             expires: own.expires,
+            fresh_until: roles.get("timestamp").map_or(Timestamp::MIN, |timestamp| timestamp.expires),
             packages: Vec::new(),
             targets: BTreeMap::new(),
             refused: Vec::new(),

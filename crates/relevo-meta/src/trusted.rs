@@ -17,6 +17,7 @@ pub struct Trusted {
     pub(crate) devices: BTreeMap<Codename, TrustedDevice>,
     pub(crate) listed: BTreeMap<Codename, Vendor>,
     pub(crate) troubles: BTreeMap<String, TrustError>,
+    pub(crate) stale_since: Option<Timestamp>,
 }
 
 /// One verified metadata file.
@@ -45,6 +46,8 @@ pub struct TrustedDevice {
     pub role_version: u64,
     /// When the device's role expires, and with it everything here.
     pub expires: Timestamp,
+    /// Until when this is known to be all that there is: when the timestamp expires.
+    pub fresh_until: Timestamp,
     /// Its packages, in the order of their paths.
     pub packages: Vec<Package>,
     /// All its targets: packages, chunk lists, whatever else.
@@ -227,6 +230,12 @@ impl Trusted {
     /// When the snapshot expires.
     pub fn snapshot_expires(&self) -> Timestamp {
         self.role("snapshot").expires
+    }
+
+    /// Since when the state is past its date, if it was only taken because the caller allowed that
+    /// ([`Refresh::allow_stale`](crate::Refresh::allow_stale)). It may be forward, but nobody says that it is the newest.
+    pub fn stale_since(&self) -> Option<Timestamp> {
+        self.stale_since
     }
 
     /// All verified files by role: `root`, `timestamp`, `snapshot`, `targets`, `v-xiaomi`, `d-ginkgo`, …

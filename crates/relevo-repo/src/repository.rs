@@ -23,6 +23,10 @@ use crate::{
     storage::{Hook, Storage},
 };
 
+/// What phones are allowed with an offline carrier that their owner chose by hand, in days past the timestamp's date. With
+/// the timestamp's own 7 days that is a disk that travels for seven weeks; the snapshot's 60 days end it anyway.
+const OFFLINE_GRACE_DAYS: u32 = 45;
+
 /// A repository on disk.
 ///
 /// # Examples
@@ -163,6 +167,7 @@ impl Repository {
 
         let days = &new.expiries;
         let mut root = RootFile::new(after(now, days.root)?);
+        root.set_offline_grace(OFFLINE_GRACE_DAYS).map_err(RepoError::author("root"))?;
         for (role, keys) in &new.keys {
             root.set_role(*role, &keys.keys, keys.threshold).map_err(RepoError::author("root"))?;
         }

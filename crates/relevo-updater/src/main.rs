@@ -19,13 +19,13 @@ use relevo_updater::{
     config, factory,
     stop::Stop,
     storage::{self, Disk},
-    updater::{Activity, Done},
+    updater::{Activity, Done, UpdateError},
 };
 use serde::Serialize;
 use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 
 const HELP: &str = "\
-relevo-updater [--config FILE] [--json] COMMAND
+relevo-updater [--config FILE] [--json] [--accept-stale] COMMAND
 
 Updates this device from a Relevo repository (docs/phone-guide.md).
 
@@ -47,6 +47,8 @@ Commands:
 Options:
   --config FILE   configuration [/etc/relevo/updater.toml]
   --json          print one JSON object
+  --accept-stale  with check, download, install: the mirror is an offline carrier that I chose; take its metadata past
+                  their date, for as long as the repository's root allows
   --help, --version
 
 Environment: RELEVO_LOG = error, warn (default), info, debug.
@@ -128,7 +130,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
     let answer = |words: String, value: &dyn Fn() -> serde_json::Result<String>| -> anyhow::Result<String> {
         if json { Ok(value()?) } else { Ok(words) }
     };
-    let open = || Updater::open(&config, &environment);
+    let open = || -> Result<Updater<'_>, UpdateError> {
+        let mut updater = Updater::open(&config, &environment)?;
+        if arguments.stale {
+            updater.accept_stale();
+        }
+        Ok(updater)
+    };
     match &arguments.command {
         Command::Check => {
             let outcome = open()?.check()?;
@@ -273,6 +281,7 @@ impl Progress {
 struct Arguments {
     config: PathBuf,
     json: bool,
+    stale: bool,
     command: Command,
 }
 
@@ -296,7 +305,7 @@ impl Arguments {
         use lexopt::prelude::*;
         let mut parser = lexopt::Parser::from_args(arguments);
         let mut config = None;
-        let mut json = false;
+        let (mut json, mut stale) = (false, false);
         let mut words: Vec<String> = Vec::new();
         let (mut slot, mut build, mut timestamp) = (None, None, None);
         let mut special = None;
@@ -304,6 +313,7 @@ impl Arguments {
             match argument {
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 Long("json") => json = true,
+                Long("accept-stale") => stale = true,
                 Short('h') | Long("help") => special = Some(Command::Help),
                 Short('V') | Long("version") => special = Some(Command::Version),
                 Long("slot") => {
@@ -318,7 +328,7 @@ impl Arguments {
         }
         let config = config.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
         if let Some(command) = special {
-            return Ok(Self { config, json, command });
+            return Ok(Self { config, json, stale, command });
         }
         let (name, rest) = words.split_first().context("a command is missing")?;
         let command = match name.as_str() {
@@ -342,7 +352,10 @@ impl Arguments {
         if slot.is_some() || build.is_some() || timestamp.is_some() {
             anyhow::bail!("--slot, --build and --timestamp belong to factory");
         }
-        Ok(Self { config, json, command })
+        if stale && !matches!(command, Command::Check | Command::Download | Command::Install) {
+            anyhow::bail!("--accept-stale belongs to check, download and install");
+        }
+        Ok(Self { config, json, stale, command })
     }
 }
 

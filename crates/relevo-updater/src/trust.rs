@@ -72,6 +72,8 @@ pub struct TrustStore<'a> {
     pub storage: &'a dyn Storage,
     /// The device.
     pub scope: Scope,
+    /// Whether metadata past their date are taken, for as long as the root allows.
+    pub stale: bool,
 }
 
 impl TrustStore<'_> {
@@ -119,6 +121,9 @@ impl TrustStore<'_> {
     ) -> Result<Trusted, RefreshError> {
         self.storage.create_directory(self.directory)?;
         let mut refresh = Refresh::start(self.stored()?, self.scope.clone(), now, Limits::default())?;
+        if self.stale {
+            refresh = refresh.allow_stale();
+        }
         loop {
             match refresh.next() {
                 Step::Get(request) => ask(&mut refresh, &request, http, mirrors, stop, &wait)?,

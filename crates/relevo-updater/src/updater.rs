@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use relevo_meta::{
-    Package, Scope, Trusted, TrustedDevice,
+    Package, Scope, TrustError, Trusted, TrustedDevice,
     chunks::{ChunkError, ChunkList, MAX_LIST},
     policy::{self, Choice, PhoneState},
 };
@@ -140,6 +140,11 @@ pub enum Found {
         /// The package for it.
         offer: Box<Offer>,
     },
+    /// Nobody vouches for the device any more; no update will come until somebody does.
+    Unmaintained {
+        /// Since when.
+        since: Timestamp,
+    },
     /// There is nothing for this phone now.
     Nothing {
         /// Why.
@@ -215,6 +220,7 @@ pub struct Updater<'a> {
     installer: Block<'a>,
     file: StateFile,
     state: State,
+    stale: bool,
     _lock: Option<File>,
 }
 
@@ -254,6 +260,12 @@ impl<'a> Updater<'a> {
         Ok(updater)
     }
 
+    /// Takes metadata past their date from the mirrors, for as long as the root allows: for an offline carrier that the
+    /// owner of the phone chose by hand. The poll loop never does this by itself.
+    pub fn accept_stale(&mut self) {
+        self.stale = true;
+    }
+
     fn read(config: &'a Config, environment: &'a Environment<'a>) -> Result<Self, UpdateError> {
         let (file, state) = StateFile::open(&config.state_dir)?;
         let installer = Block {
@@ -265,7 +277,7 @@ impl<'a> Updater<'a> {
             storage: environment.storage,
             stop: &environment.stop,
         };
-        Ok(Self { config, environment, installer, file, state, _lock: None })
+        Ok(Self { config, environment, installer, file, state, stale: false, _lock: None })
     }
 
     /// Says where we are, without changing anything; works while another process is busy.
@@ -340,7 +352,7 @@ impl<'a> Updater<'a> {
     /// The time: never before the running build was made, and never before metadata was last verified.
     fn now(&self, reality: &Reality) -> Timestamp {
         let built = Timestamp::from_second(reality.running.timestamp).unwrap_or(Timestamp::MIN);
-        (self.environment.now)().max(built).max(self.state.verified_at.unwrap_or(Timestamp::MIN))
+        policy::present((self.environment.now)(), built, self.state.verified_at)
     }
 
     fn mirrors(&self) -> Mirrors {
@@ -354,7 +366,8 @@ impl<'a> Updater<'a> {
     fn with_store<T>(&self, work: impl FnOnce(&TrustStore<'_>) -> T) -> T {
         let directory = self.trust_directory();
         let scope = Scope::Device { vendor: self.config.vendor.clone(), codename: self.config.codename.clone() };
-        work(&TrustStore { directory: &directory, root: &self.config.root, storage: self.environment.storage, scope })
+        let (root, storage) = (&self.config.root, self.environment.storage);
+        work(&TrustStore { directory: &directory, root, storage, scope, stale: self.stale })
     }
 
     fn refresh(&mut self, http: &Http, mirrors: &Mirrors, reality: &Reality) -> Result<Trusted, UpdateError> {
@@ -364,7 +377,11 @@ impl<'a> Updater<'a> {
         self.state.mirrors = mirrors.measured();
         match answer {
             Ok(trusted) => {
-                self.state.verified_at = Some(now);
+                match trusted.stale_since() {
+                    None => self.state.verified_at = Some(now),
+                    // What was not fresh says nothing about the time.
+                    Some(since) => tracing::warn!(%since, "metadata are past their date; taken as asked"),
+                }
                 Ok(trusted)
             }
             Err(error) => {
@@ -380,7 +397,7 @@ impl<'a> Updater<'a> {
         trusted.device(&self.config.codename).ok_or_else(|| {
             let codename = self.config.codename.clone();
             let vendor = self.config.vendor.clone();
-            RefreshError::from(relevo_meta::TrustError::NoSuchDevice { vendor, codename }).into()
+            RefreshError::from(TrustError::NoSuchDevice { vendor, codename }).into()
         })
     }
 
@@ -391,8 +408,10 @@ impl<'a> Updater<'a> {
     pub fn check(&mut self) -> Result<Outcome, UpdateError> {
         let reality = self.settle()?;
         let (http, mirrors) = (Http::new(&self.config.network, &self.environment.stop), self.mirrors());
-        let trusted = self.refresh(&http, &mirrors, &reality)?;
-        let found = self.choose(self.device(&trusted)?, &reality)?;
+        let found = match maintained(self.refresh(&http, &mirrors, &reality))? {
+            Ok(trusted) => self.choose(self.device(&trusted)?, &reality)?,
+            Err(unmaintained) => unmaintained,
+        };
         self.checked(&found, &mirrors, &reality)?;
         Ok(Outcome::new(found, &mirrors))
     }
@@ -425,7 +444,7 @@ impl<'a> Updater<'a> {
             build: reality.running.build.clone(),
             build_timestamp: Timestamp::from_second(reality.running.timestamp).unwrap_or(Timestamp::MIN),
             channel: self.config.channel.clone(),
-            dice: u8::try_from(mix(self.state.seed) % 100).unwrap_or(99),
+            seed: self.state.seed,
             failed: self.state.failed.iter().map(|failed| failed.build.clone()).collect(),
             kinds: self.installer.probe(),
         };
@@ -434,6 +453,7 @@ impl<'a> Updater<'a> {
         let path = match answer {
             Choice::UpToDate => return Ok(Found::UpToDate { build: reality.running.build.clone() }),
             Choice::Nothing { reason } => return Ok(Found::Nothing { reason: reason.to_string() }),
+            Choice::Unmaintained { since } => return Ok(Found::Unmaintained { since }),
             Choice::Install(path) => path,
         };
         let Some(last) = path.last() else { return Ok(Found::UpToDate { build: reality.running.build.clone() }) };
@@ -474,7 +494,13 @@ impl<'a> Updater<'a> {
     pub fn download(&mut self) -> Result<Outcome, UpdateError> {
         let reality = self.settle()?;
         let (http, mirrors) = (Http::new(&self.config.network, &self.environment.stop), self.mirrors());
-        let trusted = self.refresh(&http, &mirrors, &reality)?;
+        let trusted = match maintained(self.refresh(&http, &mirrors, &reality))? {
+            Ok(trusted) => trusted,
+            Err(unmaintained) => {
+                self.checked(&unmaintained, &mirrors, &reality)?;
+                return Ok(Outcome::new(unmaintained, &mirrors));
+            }
+        };
         let device = self.device(&trusted)?;
         let found = self.choose(device, &reality)?;
         self.checked(&found, &mirrors, &reality)?;
@@ -787,6 +813,10 @@ impl Found {
                 };
                 format!("build {} ({}) can be installed: {kind}, {length}{steps}", offer.to, offer.version)
             }
+            Self::Unmaintained { since } => format!(
+                "this device is unmaintained since {since}: nobody signs for it any more; what runs goes on running, \
+                 without updates"
+            ),
             Self::Nothing { reason } => reason.clone(),
             Self::UnderWay { next } => next.clone(),
         }
@@ -846,6 +876,18 @@ fn chunks_of(bytes: &[u8], offer: &Offer) -> Result<Chunks, UpdateError> {
     Ok(Chunks::from(&list))
 }
 
+/// An expired role of this device is no failure of anybody's and no reason to ask again soon, but an answer.
+fn maintained(trusted: Result<Trusted, UpdateError>) -> Result<Result<Trusted, Found>, UpdateError> {
+    match trusted {
+        Ok(trusted) => Ok(Ok(trusted)),
+        Err(UpdateError::Refresh(RefreshError::Refused(error))) => match *error {
+            TrustError::Unmaintained { expires, .. } => Ok(Err(Found::Unmaintained { since: expires })),
+            other => Err(RefreshError::from(other).into()),
+        },
+        Err(other) => Err(other),
+    }
+}
+
 /// The device with only some of its packages.
 fn narrowed(device: &TrustedDevice, keep: impl Fn(&Package) -> bool) -> TrustedDevice {
     TrustedDevice {
@@ -855,6 +897,7 @@ fn narrowed(device: &TrustedDevice, keep: impl Fn(&Package) -> bool) -> TrustedD
         threshold: device.threshold,
         role_version: device.role_version,
         expires: device.expires,
+        fresh_until: device.fresh_until,
         packages: device.packages.iter().filter(|package| keep(package)).cloned().collect(),
         targets: Default::default(),
         refused: Vec::new(),

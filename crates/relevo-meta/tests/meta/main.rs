@@ -14,3 +14,5 @@ mod policy;
 mod refresh;
 #[cfg(test)]
 mod search;
+#[cfg(test)]
+mod stale;

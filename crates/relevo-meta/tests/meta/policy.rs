@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use relevo_meta::{
     Custom, Package, Size, TrustedDevice,
-    policy::{Choice, PhoneState, Reason, choose},
+    policy::{Choice, PhoneState, Reason, choose, dice, present},
 };
 use relevo_types::{BuildId, ByteLen, Channel, Codename, PackageKind, Sha256, TargetPath, Vendor};
 
@@ -53,6 +53,7 @@ fn device(packages: Vec<Package>) -> TrustedDevice {
         threshold: 1,
         role_version: 1,
         expires: now() + SignedDuration::from_hours(24),
+        fresh_until: now() + SignedDuration::from_hours(12),
         packages,
         targets: Default::default(),
         refused: Vec::new(),
@@ -64,7 +65,7 @@ fn phone(running: i64) -> PhoneState {
         build: build(&running.to_string()),
         build_timestamp: time(running),
         channel: Channel::parse("stable").unwrap(),
-        dice: 50,
+        seed: 1,
         failed: Vec::new(),
         kinds: vec![PackageKind::Native],
     }
@@ -169,13 +170,40 @@ fn other_channels_and_kinds_do_not_count() {
 fn the_phones_own_dice_decide_on_a_rollout() {
     let staged = with(package(0, 5, 10), |custom| custom.rollout = 50);
     let device = device(vec![staged.clone()]);
-    let dice = |dice| choose(&device, &PhoneState { dice, ..phone(1) }, now());
+    let seed = |shown: u8| (0..).find(|seed| dice(*seed, &build("5")) == shown).unwrap();
+    let with_dice = |shown| choose(&device, &PhoneState { seed: seed(shown), ..phone(1) }, now());
 
-    assert_eq!(dice(49), install(&[staged]));
-    assert_eq!(dice(50), nothing(Reason::RolloutPending { build: build("5"), rollout: 50 }));
-    assert_eq!(dice(255), nothing(Reason::RolloutPending { build: build("5"), rollout: 50 }));
+    assert_eq!(with_dice(0), install(std::slice::from_ref(&staged)));
+    assert_eq!(with_dice(49), install(&[staged]));
+    assert_eq!(with_dice(50), nothing(Reason::RolloutPending { build: build("5"), rollout: 50 }));
+    assert_eq!(with_dice(99), nothing(Reason::RolloutPending { build: build("5"), rollout: 50 }));
     let everybody = self::device(vec![package(0, 5, 10)]);
-    assert_eq!(choose(&everybody, &PhoneState { dice: 255, ..phone(1) }, now()), install(&[package(0, 5, 10)]));
+    assert_eq!(choose(&everybody, &PhoneState { seed: seed(99), ..phone(1) }, now()), install(&[package(0, 5, 10)]));
+}
+
+#[test]
+fn the_dice_are_fair_and_fall_anew_for_each_build() {
+    let shown = |build_id: &str| (0..10_000).map(|seed| dice(seed, &build(build_id))).collect::<Vec<_>>();
+    let (five, six) = (shown("5"), shown("6"));
+
+    for percent in [1, 5, 50, 95] {
+        let inside = five.iter().filter(|dice| **dice < percent).count();
+        assert!(inside.abs_diff(usize::from(percent) * 100) < 200, "{percent} %: {inside} of 10000");
+    }
+    // Of those who are first with one build, no more than usual are first with the next.
+    let both = five.iter().zip(&six).filter(|(five, six)| **five < 10 && **six < 10).count();
+    assert!((50..150).contains(&both), "{both} of 10000");
+    // What a phone got when it was offered to 10 %, it still gets at 11 %: fixed for ever, or rollouts would shrink.
+    assert_eq!((dice(1, &build("5")), dice(2, &build("5"))), (28, 31));
+}
+
+#[test]
+fn the_present_is_never_before_what_is_known() {
+    let at = |hour: i64| now() + SignedDuration::from_hours(hour);
+
+    assert_eq!(present(at(3), at(1), Some(at(2))), at(3));
+    assert_eq!(present(Timestamp::UNIX_EPOCH, at(1), None), at(1));
+    assert_eq!(present(Timestamp::UNIX_EPOCH, at(1), Some(at(2))), at(2));
 }
 
 #[test]
@@ -245,7 +273,19 @@ fn an_expired_device_offers_nothing() {
     let device = device(vec![package(0, 5, 10)]);
     let expires = device.expires;
 
-    assert_eq!(choose(&device, &phone(1), expires), nothing(Reason::Unmaintained { expires }));
+    assert_eq!(choose(&device, &phone(1), expires), Choice::Unmaintained { since: expires });
+    // Not even to a phone that runs its newest build: up to date it is not.
+    assert_eq!(choose(&device, &phone(5), expires), Choice::Unmaintained { since: expires });
+}
+
+#[test]
+fn metadata_past_their_date_can_offer_a_build_but_not_say_that_there_is_none() {
+    let device = device(vec![package(0, 5, 10)]);
+    let until = device.fresh_until;
+
+    assert_eq!(choose(&device, &phone(1), until), install(&[package(0, 5, 10)]));
+    assert_eq!(choose(&device, &phone(5), until), nothing(Reason::Stale { until }));
+    assert_eq!(choose(&device, &phone(5), until - SignedDuration::from_secs(1)), Choice::UpToDate);
 }
 
 proptest! {

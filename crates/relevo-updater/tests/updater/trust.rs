@@ -4,7 +4,7 @@ use relevo_meta::TrustError;
 use relevo_updater::{
     boot::Slot,
     trust::RefreshError,
-    updater::{Found, UpdateError},
+    updater::{Found, UpdateError, Updater},
 };
 
 use crate::support::{Fault, Phone, Recipe, Repo, Server};
@@ -160,4 +160,53 @@ fn a_device_that_the_repository_does_not_know_is_named() {
 
     let UpdateError::Refresh(error) = error else { panic!("{error:?}") };
     assert!(relevo_updater::mirror::chain(&error).contains("xiaomi"), "{error:?}");
+}
+
+#[test]
+fn an_unmaintained_device_is_an_answer_of_its_own() {
+    let mut repo = repo();
+    let expires = repo.0.now + jiff::SignedDuration::from_hours(24);
+    repo.0.devices.values_mut().for_each(|device| device.set_expires(expires));
+    let server = Server::start(repo.publish());
+    let mut phone = Phone::new(&repo, &[server.url()]);
+    assert!(matches!(phone.go(|updater| updater.check()).unwrap().found, Found::Update { .. }));
+    phone.now = expires;
+
+    for outcome in [phone.go(|updater| updater.check()), phone.go(|updater| updater.download())] {
+        let outcome = outcome.unwrap();
+        assert_eq!(outcome.found, Found::Unmaintained { since: expires });
+        assert!(outcome.aside.is_empty(), "no mirror is to blame: {:?}", outcome.aside);
+    }
+    let said = phone.go(|updater| Ok(updater.state().last_check.clone())).unwrap().unwrap().answer;
+    assert!(said.starts_with("this device is unmaintained since 2026-"), "{said}");
+}
+
+#[test]
+fn metadata_past_their_date_are_taken_when_the_owner_says_so() {
+    let mut repo = repo();
+    repo.0.root.set_offline_grace(45).unwrap();
+    repo.0.publish_root();
+    let carrier = Server::start(repo.publish());
+    let mut phone = Phone::new(&repo, &[carrier.url()]);
+    phone.go(|updater| updater.check()).unwrap();
+    let fresh = phone.now;
+    phone.now += jiff::SignedDuration::from_hours(24 * 30);
+    assert!(matches!(refused(phone.go(|updater| updater.check()).unwrap_err()), TrustError::Expired { .. }));
+
+    let by_hand = |updater: &mut Updater<'_>| {
+        updater.accept_stale();
+        updater.install()
+    };
+    phone.go(by_hand).unwrap();
+
+    assert_eq!(phone.reboot(), Slot::B);
+    phone.go(|updater| updater.confirm()).unwrap();
+    let verified = phone.go(|updater| Ok(updater.state().verified_at)).unwrap();
+    assert_eq!(verified, Some(fresh), "what is not fresh does not move the time");
+    let outcome = phone.go(|updater| {
+        updater.accept_stale();
+        updater.check()
+    });
+    let Found::Nothing { reason } = outcome.unwrap().found else { panic!("it is not known to be up to date") };
+    assert!(reason.contains("cannot say more"), "{reason}");
 }
