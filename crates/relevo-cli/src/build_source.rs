@@ -206,7 +206,8 @@ fn facts_in(images: &Images<'_>, session: &Session<'_>) -> BuildFacts {
             Err(error) => session.warn(format!("the files in {name} cannot be read: {error}")),
         }
     }
-    BuildFacts::of_properties(&properties)
+    let images = images.iter().map(|(name, image)| (name, &**image as &dyn ReadAt));
+    BuildFacts::of_properties(&properties).or(BuildFacts::of_avb(images))
 }
 
 fn open_update(path: &Path, scratch: &Path, session: &Session<'_>) -> anyhow::Result<BuildSource> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use relevo_format::{
-    ReadAt, Section,
+    ReadAt, Section, avb,
     fs::{self, FileKind, FsError},
     ota_zip::Metadata,
     payload::Manifest,
@@ -269,6 +269,46 @@ impl BuildFacts {
     }
 }
 
+impl BuildFacts {
+    /// What verified boot's properties say of a build whose files cannot be read.
+    pub(crate) fn of_avb<'i>(images: impl Iterator<Item = (&'i PartitionName, &'i dyn ReadAt)>) -> Self {
+        let mut facts = Self::default();
+        for (name, image) in images {
+            // A damaged one is found elsewhere.
+            let Ok(Some(located)) = avb::read(image) else { continue };
+            let said = located.vbmeta.build_properties(name.as_str());
+            let spl = said.security_patch.map(str::to_owned);
+            let fingerprint = said.fingerprint.map(str::to_owned);
+            // Vendor images are older than the system's at times.
+            let own = name.as_str() == "system" || name.as_str() == "boot";
+            let found = Self {
+                device: fingerprint.as_deref().and_then(device_of).into_iter().collect(),
+                incremental: fingerprint.as_deref().and_then(incremental_of),
+                tags: fingerprint.as_deref().and_then(tags_of),
+                spl,
+                build: fingerprint,
+                ..Self::default()
+            };
+            facts = if own { found.or(facts) } else { facts.or(found) };
+        }
+        facts
+    }
+}
+
+/// The device in `brand/name/device:version/id/incremental:type/tags`.
+fn device_of(fingerprint: &str) -> Option<String> {
+    let (_, rest) = fingerprint.split_once('/')?;
+    let (device, _) = rest.split_once('/')?.1.split_once(':')?;
+    Some(device.to_owned()).filter(|device| !device.is_empty())
+}
+
+/// The incremental version in it.
+fn incremental_of(fingerprint: &str) -> Option<String> {
+    let (front, _) = fingerprint.rsplit_once(':')?;
+    let (_, incremental) = front.rsplit_once('/')?;
+    Some(incremental.to_owned()).filter(|text| !text.is_empty())
+}
+
 /// Names in a list as recoveries read it.
 fn names(text: &str) -> Vec<String> {
     text.split(['|', ',']).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
@@ -378,6 +418,16 @@ mod tests {
 
         assert_eq!([of(Some(34), None), of(Some(34), Some(9)), of(None, None)], [Some(8), Some(9), None]);
         assert_eq!([of(Some(30), None), of(Some(36), None), of(Some(23), None)], [Some(6), Some(9), None]);
+    }
+
+    #[test]
+    fn takes_a_fingerprint_apart() {
+        let fingerprint = "Xiaomi/alioth/aliothin:15/AP4A/eng.7:user/test-keys";
+
+        assert_eq!(device_of(fingerprint).as_deref(), Some("aliothin"));
+        assert_eq!(incremental_of(fingerprint).as_deref(), Some("eng.7"));
+        assert_eq!(tags_of(fingerprint).as_deref(), Some("test-keys"));
+        assert_eq!((device_of("x"), incremental_of("x"), tags_of("x")), (None, None, None));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What would go wrong with a build, found before phones do: each finding with what to do about it.
 
+mod avb;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -335,6 +337,7 @@ pub(crate) fn build(
         ));
     }
     images(manifest, &build.partitions, &mut findings);
+    avb::check(&source.images, &mut findings);
     dynamic(manifest, source, &build.partitions, &mut findings);
     history(build, existing, &mut findings);
     findings

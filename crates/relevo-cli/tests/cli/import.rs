@@ -317,3 +317,40 @@ fn an_image_of_no_whole_blocks_is_no_build_for_update_engine() {
     assert_eq!(codes(&run), ["block-size"]);
     assert_eq!(run["findings"][0]["level"], "error");
 }
+
+/// Images with footers of verified boot, and a vbmeta image that vouches for them; made by avbtool.
+fn verified_boot(name: &str) -> Vec<u8> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../relevo-format/tests/avb/golden");
+    zstd::decode_all(&fs::read(dir.join(format!("{name}.img.zst"))).unwrap()[..]).unwrap()
+}
+
+#[test]
+fn images_that_verified_boot_would_refuse_stop_an_import() {
+    let machine = desk();
+    let names = ["boot", "system", "vendor", "recovery", "vbmeta"];
+    let import = |build: &str, edit: &dyn Fn(&mut Vec<(&str, Vec<u8>)>)| {
+        let mut images = names.map(|name| (name, verified_boot(name))).to_vec();
+        edit(&mut images);
+        let dir = machine.images(&format!("v{build}"), &images);
+        let args = ["import", &dir, "--device", "alioth", "--no-full", "--json", "--build", build, "--timestamp", "9"];
+        machine.at_desk(args)
+    };
+    let avb = |run: &Value| -> Vec<Value> {
+        let all = run["findings"].as_array().unwrap().iter();
+        all.filter(|finding| finding["code"].as_str().unwrap().starts_with("avb")).cloned().collect()
+    };
+
+    let whole = import("1", &|_| {}).expect(0).json();
+    let boot = import("2", &|images| images[0].1[100] ^= 1).expect(1).json();
+    let system = import("3", &|images| images[1].1[5000] ^= 1).expect(1).json();
+    // A byte of the root digest in vbmeta: the digest is another, and so the signature does not fit.
+    let signed = import("4", &|images| images[4].1[1200] ^= 1).expect(1).json();
+    let footer = import("5", &|images| {
+        let len = images[1].1.len();
+        images[1].1[len - 44] = 0xff;
+    });
+    let footer = footer.expect(1).json();
+
+    assert_eq!(whole["partitions"].as_object().unwrap().len(), 5);
+    insta::assert_json_snapshot!("import_avb", [&whole, &boot, &system, &signed, &footer].map(avb));
+}
