@@ -9,12 +9,16 @@
 //! 4. `encode`: what the source build's `update_engine` knows is estimated, and the smallest is made in full.
 //! 5. `check`: every operation is applied and compared with the new image before it is kept.
 //!
+//! For phones with compressed snapshots, [`merge`] and [`cow`] then work out what the manifest says of them.
+//!
 //! No image is held as a whole, and the same input gives the same bytes with any number of threads.
 
 mod bases;
 mod blobs;
 mod check;
+pub mod cow;
 mod encode;
+pub mod merge;
 mod piece;
 mod plan;
 mod side;

@@ -14,7 +14,7 @@ use std::io::Write;
 use relevo_types::ByteLen;
 
 use super::{
-    Codec, Limits, PatchError,
+    Codec, Limits, PatchError, StreamError,
     stream::{Decoder, compress},
 };
 use crate::ReadAt;
@@ -39,23 +39,11 @@ pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limit
     if header.new_len > limits.output {
         return Err(PatchError::Output { len: header.new_len, limit: limits.output });
     }
-    let (new_len, old_len) = (header.new_len.get(), old.len().get());
-    let [mut control, mut diff, mut extra] = header.streams.map(|(codec, bytes)| Decoder::new(codec, bytes));
-    let damaged = |name| move |source| PatchError::Stream { name, source };
+    let old_len = old.len().get();
+    let [control, mut diff, mut extra] = header.streams.map(|(codec, bytes)| Decoder::new(codec, bytes));
+    let mut entries = Entries::new(header.new_len, control);
     let (mut old_buffer, mut buffer) = (vec![0; BUFFER], vec![0; BUFFER]);
-    let (mut made, mut position, mut entries) = (0_u64, 0_i64, 0_u64);
-    while made < new_len {
-        let mut entry = [0; 24];
-        control.fill(&mut entry).map_err(damaged("control"))?;
-        let [add, insert, step] = integers(&entry);
-        let length = |value| u64::try_from(value).map_err(|_| PatchError::Negative { what: "control entry", value });
-        let (add, insert) = (length(add)?, length(insert)?);
-        entries += 1;
-        // Entries without bytes are cheap to compress; only so many of them make a patch.
-        let end = made.checked_add(add).and_then(|sum| sum.checked_add(insert)).filter(|&end| end <= new_len);
-        let end = end.filter(|_| entries <= new_len.saturating_add(IDLE_ENTRIES));
-        let end = end.ok_or(PatchError::Overrun(header.new_len))?;
-
+    while let Some(Entry { position, add, insert, .. }) = entries.next()? {
         let outside = || PatchError::Position { at: position, len: old.len() };
         let start = u64::try_from(position).ok().filter(|&start| start <= old_len).ok_or_else(outside)?;
         let mut done = 0;
@@ -83,11 +71,8 @@ pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limit
             out.write_all(new_bytes).map_err(PatchError::Write)?;
             done += len as u64;
         }
-        made = end;
-        // Where this leads to only matters if another entry follows.
-        position = position.saturating_add_unsigned(add).saturating_add(step);
     }
-    control.finish().map_err(damaged("control"))?;
+    entries.control.finish().map_err(damaged("control"))?;
     diff.finish().map_err(damaged("diff"))?;
     extra.finish().map_err(damaged("extra"))
 }
@@ -98,6 +83,78 @@ pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limit
 /// [`PatchError`] if there is no good header.
 pub fn target_len(patch: &[u8]) -> Result<ByteLen, PatchError> {
     Ok(Header::parse(patch)?.new_len)
+}
+
+/// What is wrong with a stream.
+fn damaged(name: &'static str) -> impl Fn(StreamError) -> PatchError {
+    move |source| PatchError::Stream { name, source }
+}
+
+/// One control entry, and where it stands.
+struct Entry {
+    /// First byte of the target that it makes.
+    new: u64,
+    /// First old byte; it is not checked.
+    position: i64,
+    /// Bytes made of old ones.
+    add: u64,
+    /// Bytes after them.
+    insert: u64,
+}
+
+/// Control entries up to the end of the target.
+struct Entries<'a> {
+    new_len: ByteLen,
+    control: Decoder<'a>,
+    made: u64,
+    position: i64,
+    read: u64,
+}
+
+impl<'a> Entries<'a> {
+    fn new(new_len: ByteLen, control: Decoder<'a>) -> Self {
+        Self { new_len, control, made: 0, position: 0, read: 0 }
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>, PatchError> {
+        let (new, position, new_len) = (self.made, self.position, self.new_len.get());
+        if new >= new_len {
+            return Ok(None);
+        }
+        let mut entry = [0; 24];
+        self.control.fill(&mut entry).map_err(damaged("control"))?;
+        let [add, insert, step] = integers(&entry);
+        let length = |value| u64::try_from(value).map_err(|_| PatchError::Negative { what: "control entry", value });
+        let (add, insert) = (length(add)?, length(insert)?);
+        self.read += 1;
+        // Entries without bytes are cheap to compress; only so many of them make a patch.
+        let end = new.checked_add(add).and_then(|sum| sum.checked_add(insert)).filter(|&end| end <= new_len);
+        let end = end.filter(|_| self.read <= new_len.saturating_add(IDLE_ENTRIES));
+        self.made = end.ok_or(PatchError::Overrun(self.new_len))?;
+        // Where this leads to only matters if another entry follows.
+        self.position = position.saturating_add_unsigned(add).saturating_add(step);
+        Ok(Some(Entry { new, position, add, insert }))
+    }
+}
+
+/// Calls `found` with each run of the target that is made of old bytes: where it is, where they are, how long it is.
+///
+/// Only the control stream is read, so this is no proof that the patch applies.
+///
+/// # Errors
+/// [`PatchError`]; `found` was then called for what came before.
+pub fn walk(patch: &[u8], mut found: impl FnMut(u64, u64, u64)) -> Result<(), PatchError> {
+    let header = Header::parse(patch)?;
+    let [(codec, control), ..] = header.streams;
+    let mut entries = Entries::new(header.new_len, Decoder::new(codec, control));
+    while let Some(entry) = entries.next()? {
+        if let Ok(old) = u64::try_from(entry.position)
+            && entry.add > 0
+        {
+            found(entry.new, old, entry.add);
+        }
+    }
+    Ok(())
 }
 
 /// The header with the streams that it tells of: control, diff, extra.

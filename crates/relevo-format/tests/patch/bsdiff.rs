@@ -6,7 +6,7 @@ use bzip2::{Compression, read::BzDecoder, write::BzEncoder};
 use proptest::prelude::*;
 use relevo_format::patch::{
     Codec, Limits, PatchError, StreamError,
-    bsdiff::{Format, Match, apply, target_len, write},
+    bsdiff::{Format, Match, apply, target_len, walk, write},
 };
 use relevo_types::ByteLen;
 
@@ -280,4 +280,24 @@ fn refuses_a_brotli_window_over_16_mib() {
     patch.extend(stream);
 
     assert!(matches!(run(b"", &patch), Err(PatchError::Stream { name: "control", source: StreamError::Brotli })));
+}
+
+#[test]
+fn tells_which_runs_are_made_of_old_bytes() {
+    let (old, new) = (vec![1; 300], vec![2; 250]);
+    let matches = [
+        Match { old: 40, new: 0, len: 100, extra: 20 },
+        Match { old: 0, new: 120, len: 0, extra: 30 },
+        Match { old: 200, new: 150, len: 100, extra: 0 },
+    ];
+    for format in FORMATS {
+        let mut found = Vec::new();
+
+        walk(&write(&old, &new, &matches, format), |new, old, len| found.push((new, old, len))).unwrap();
+
+        assert_eq!(found, [(0, 40, 100), (150, 200, 100)]);
+    }
+    let damaged = pack(&[[100, 0, 0], [200, 0, 0]], &[], &[], 250);
+    assert!(matches!(walk(&damaged, |_, _, _| {}), Err(PatchError::Overrun(_))));
+    assert!(matches!(walk(b"BSDIFF40", |_, _, _| {}), Err(PatchError::Truncated { .. })));
 }

@@ -1,0 +1,6 @@
+//! Virtual A/B: plans of merging and estimates of snapshots, held against a phone that is played here.
+#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "fixtures are tests too, and small")]
+
+mod build;
+mod device;
+mod merge;
