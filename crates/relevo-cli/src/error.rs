@@ -261,12 +261,12 @@ pub enum CliError {
         present: String,
     },
     /// Blocks that the phone computes.
-    #[error(
-        "the payload leaves the hash tree or error correction of {partition} to the phone, which this version does not compute"
-    )]
+    #[error("could not compute what the payload leaves to the phone of {partition}")]
     Verity {
         /// Which partition.
         partition: relevo_types::PartitionName,
+        /// What is wrong.
+        source: relevo_format::verity::VerityError,
     },
     /// What stands beside the payload is not of it.
     #[error("payload_properties.txt has {key} {stated}; the payload has {actual}")]

@@ -20,6 +20,7 @@ use relevo_format::{
         self, ApplyError, Limits, Partition, Payload, PublicKey, SignatureError, Sink, apply_operation, check_data,
         is_applied,
     },
+    verity,
 };
 use relevo_types::{ByteLen, PackageKind, PartitionName, Sha256};
 use serde::Serialize;
@@ -207,8 +208,9 @@ fn choose<'a>(update: &'a Update, names: &[PartitionName]) -> anyhow::Result<Vec
 /// Refuses what could not be made to its end, before anything is written.
 fn check_kinds(wanted: &[&Partition]) -> anyhow::Result<()> {
     for partition in wanted {
-        if partition.verity.is_some() {
-            return Err(CliError::Verity { partition: partition.name.clone() }.into());
+        if let Some(verity) = &partition.verity {
+            let wrong = |source| CliError::Verity { partition: partition.name.clone(), source };
+            verity::check(verity, partition.new.size).map_err(wrong)?;
         }
         let unknown = partition.operations.iter().enumerate().find(|(_, operation)| !is_applied(operation.kind));
         if let Some((operation, found)) = unknown {
@@ -229,6 +231,22 @@ impl Sink for Output<'_> {
 
     fn zero_at(&self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// An output that counts what is written, and takes nothing more once it is to stop.
+struct Watched<'a> {
+    sink: Output<'a>,
+    bars: &'a Bars<'a>,
+}
+
+impl Sink for Watched<'_> {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.sink.write_at(bytes, offset)?;
+        match self.bars.add(bytes.len() as u64) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(io::Error::other("stopped")),
+        }
     }
 }
 
@@ -322,6 +340,12 @@ fn make_image(
         }
     })?;
     let made = FileAt::open(draft.unfinished()).map_err(failed)?;
+    if let Some(verity) = &partition.verity {
+        verity::compute(verity, &made, &Watched { sink, bars }).map_err(|source| match bars.add(0) {
+            ControlFlow::Continue(()) => CliError::Verity { partition: partition.name.clone(), source },
+            ControlFlow::Break(()) => CliError::Stopped,
+        })?;
+    }
     let actual = hash(&made, partition.new.size.get(), failed, |_| bars.add(0))?;
     if actual != partition.new.sha256 {
         let (partition, expected) = (partition.name.clone(), partition.new.sha256);

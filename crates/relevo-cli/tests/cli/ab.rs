@@ -162,6 +162,81 @@ fn what_cannot_be_made_is_refused_before_anything_is_written() {
     assert!(!machine.path("out").exists());
 }
 
+/// A payload of one partition as AOSP's avbtool ends it, that leaves hash tree and error correction to the phone.
+fn left_to_the_phone(image: &[u8], change: impl FnOnce(&mut wire::PartitionUpdate)) -> Vec<u8> {
+    let bytes = full(&[("system", image.to_vec())]);
+    let len = u64::from_be_bytes(bytes[12..20].try_into().unwrap());
+    let mut manifest = wire::DeltaArchiveManifest::decode(&bytes[24..24 + usize::try_from(len).unwrap()]).unwrap();
+    let partition = &mut manifest.partitions[0];
+    let extent = |start, blocks| wire::Extent { start_block: Some(start), num_blocks: Some(blocks) };
+    // Data, and what stands behind the error correction: vbmeta and footer.
+    let mut blobs = Vec::new();
+    let operation = |(start, end): (usize, usize)| {
+        let data = &image[start * 4096..end * 4096];
+        let offset = blobs.len() as u64;
+        blobs.extend_from_slice(data);
+        wire::InstallOperation {
+            kind: Some(0),
+            data_offset: Some(offset),
+            data_length: Some(data.len() as u64),
+            data_sha256_hash: Some(Sha256::digest(data).to_vec()),
+            dst_extents: vec![extent(start as u64, (end - start) as u64)],
+            ..Default::default()
+        }
+    };
+    partition.operations = [(0, 300), (308, 310)].map(operation).to_vec();
+    partition.hash_tree_data_extent = Some(extent(0, 300));
+    partition.hash_tree_extent = Some(extent(300, 4));
+    partition.hash_tree_algorithm = Some("sha256".to_owned());
+    partition.hash_tree_salt = Some((0x40..0x60).collect());
+    partition.fec_data_extent = Some(extent(0, 304));
+    partition.fec_extent = Some(extent(304, 4));
+    partition.fec_roots = Some(2);
+    change(partition);
+    let manifest = manifest.encode_to_vec();
+    [&bytes[..12], &(manifest.len() as u64).to_be_bytes(), &[0; 4], &manifest, &blobs].concat()
+}
+
+fn avbtools_image() -> Vec<u8> {
+    let path = "../relevo-format/tests/avb/golden/system.img.zst";
+    let file = fs::File::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    zstd::decode_all(file).unwrap()
+}
+
+#[test]
+fn what_is_left_to_the_phone_is_computed() {
+    let machine = Machine::new();
+    let image = avbtools_image();
+    machine.images("new", &[("system", image.clone())]);
+    fs::write(machine.path("payload.bin"), left_to_the_phone(&image, |_| ())).unwrap();
+
+    let (payload, made) = (machine.text("payload.bin"), machine.text("made"));
+    machine.run(["ota", "extract", &payload, "--out", &made]).expect(0);
+    assert!(machine.tree("made") == machine.tree("new"));
+    let run = machine.run(["ota", "inspect", &payload, "--json"]).expect(0);
+    assert_eq!(run.json()["partitions"][0]["computed"], 8 * 4096);
+}
+
+#[test]
+fn what_is_left_to_the_phone_has_to_fit_together_and_to_be_what_was_promised() {
+    let machine = Machine::new();
+    let image = avbtools_image();
+    let (payload, made) = (machine.text("payload.bin"), machine.text("made"));
+
+    let bytes = left_to_the_phone(&image, |partition| partition.hash_tree_algorithm = Some("md5".to_owned()));
+    fs::write(machine.path("payload.bin"), bytes).unwrap();
+    let run = machine.run(["ota", "extract", &payload, "--out", &made]).expect(1);
+    assert!(run.err.contains("could not compute what the payload leaves to the phone of system"), "{}", run.err);
+    assert!(run.err.contains("the hash tree is made with \"md5\""), "{}", run.err);
+    assert!(!machine.path("made").exists());
+
+    let bytes = left_to_the_phone(&image, |partition| partition.hash_tree_salt = None);
+    fs::write(machine.path("payload.bin"), bytes).unwrap();
+    let run = machine.run(["ota", "extract", &payload, "--out", &made]).expect(1);
+    assert!(run.err.contains("system"), "{}", run.err);
+    assert!(machine.tree("made").is_empty(), "{:?}", machine.tree("made").keys());
+}
+
 #[test]
 fn a_damaged_payload_leaves_no_image() {
     let machine = Machine::new();

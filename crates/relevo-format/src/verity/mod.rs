@@ -17,7 +17,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use relevo_types::BLOCK;
+use relevo_types::{BLOCK, ByteLen};
 
 use crate::{
     ReadAt,
@@ -98,6 +98,14 @@ pub enum VerityError {
 const TREE: &str = "the hash tree";
 const FEC: &str = "the error correction";
 
+/// Checks that what is to be computed fits together, and fits an image of `size`.
+///
+/// # Errors
+/// [`VerityError`], naming the first rule that is broken.
+pub fn check(verity: &Verity, size: ByteLen) -> Result<(), VerityError> {
+    digest_of(verity, size).map(|_| ())
+}
+
 /// Computes hash tree and error correction of an image whose other blocks are written.
 ///
 /// `image` reads what was written to `sink`: upper levels of the tree are computed from lower ones, and the error
@@ -107,18 +115,25 @@ const FEC: &str = "the error correction";
 /// # Errors
 /// [`VerityError`]; what does not fit together is refused before the first byte is written.
 pub fn compute(verity: &Verity, image: &dyn ReadAt, sink: &dyn Sink) -> Result<(), VerityError> {
-    let blocks = image.len().get() / BLOCK.get();
-    let tree = verity.hash_tree.as_ref().map(|tree| check_tree(tree, blocks)).transpose()?;
-    if let Some(fec) = &verity.fec {
-        check_fec(fec, verity.hash_tree.as_ref(), blocks)?;
-    }
-    if let (Some(algorithm), Some(tree)) = (tree, &verity.hash_tree) {
+    let algorithm = digest_of(verity, image.len())?;
+    if let (Some(algorithm), Some(tree)) = (algorithm, &verity.hash_tree) {
         tree::compute(algorithm, tree, image, sink)?;
     }
     match &verity.fec {
         Some(fec) => fec::compute(fec, image, sink),
         None => Ok(()),
     }
+}
+
+/// Checks all of it; gives the tree's digest.
+fn digest_of(verity: &Verity, size: ByteLen) -> Result<Option<Algorithm>, VerityError> {
+    let blocks = size.get() / BLOCK.get();
+    let tree = verity.hash_tree.as_ref();
+    let algorithm = tree.map(|tree| check_tree(tree, blocks)).transpose()?;
+    if let Some(fec) = &verity.fec {
+        check_fec(fec, tree, blocks)?;
+    }
+    Ok(algorithm)
 }
 
 /// Checks that a tree fits its data and the image.
