@@ -4,7 +4,7 @@
 //! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read and written.
 //! - [`locate`]: where the deflate streams of a file are.
 //! - [`lz4diff`]: `LZ4DIFF`, either of them over LZ4 blocks decompressed, read.
-//! - [`zucchini`]: programs, by what in them refers to what, read.
+//! - [`zucchini`]: programs, by what in them refers to what, read and written.
 //!
 //! An applier takes the old bytes, a patch and where the new bytes go. It streams: memory is bounded by [`Limits`]
 //! whatever the patch says, and what is wrong is an error. None of these formats holds a hash of the new bytes; who

@@ -35,6 +35,7 @@ mod elf;
 mod ensemble;
 mod program;
 mod project;
+mod write;
 
 use std::io::Write;
 
@@ -45,7 +46,7 @@ use self::{
     program::{Reference, Room, TooMany},
     project::{Projection, Targets},
 };
-use super::{Codec, Limits, PatchError, stream::Decoder};
+use super::{Codec, Limits, PatchError, bsdiff::Match, stream::Decoder};
 use crate::ReadAt;
 
 /// What offsets and addresses have to be below.
@@ -111,6 +112,35 @@ impl Equivalence {
 /// overlap those of others make AOSP's reader refuse the whole file.
 pub fn is_program(bytes: &[u8]) -> Option<Program> {
     program::detect(bytes).map(|(program, _)| program)
+}
+
+/// The ensemble patch, not yet compressed, that makes `new` of `old`; none if they do not start with programs of one kind,
+/// or if references in them overlap.
+///
+/// `matches` are runs that are alike but for scattered bytes, as for [`bsdiff::write`](super::bsdiff::write); they may leave
+/// gaps and need no order. Those found between [`normal_form`]s are the best here.
+pub fn build(old: &[u8], new: &[u8], matches: &[Match]) -> Option<Vec<u8>> {
+    let word = |value: usize| u32::try_from(value).ok();
+    let inside = |found: &&Match| found.old + found.len <= old.len() && found.new + found.len <= new.len();
+    let equivalence =
+        |found: &Match| Some(Equivalence { old: word(found.old)?, new: word(found.new)?, len: word(found.len)? });
+    let runs: Option<Vec<_>> = matches.iter().filter(inside).map(equivalence).collect();
+    let ensemble = write::ensemble(old, new, &runs?)?;
+    // A patch that we cannot apply ourselves is none.
+    let mut budget = Budget { used: 0, limit: ByteLen::new(u64::MAX) };
+    let made = apply_ensemble(old, &ensemble, ByteLen::new(new.len() as u64), &mut budget).ok()?;
+    (made == new).then_some(ensemble)
+}
+
+/// An operation's blob: an ensemble patch, compressed as far as brotli can.
+pub fn compress(ensemble: &[u8]) -> Vec<u8> {
+    super::stream::compress(Codec::Brotli, ensemble)
+}
+
+/// A file as long as `bytes` where references of programs do not depend on addresses, for a matcher to compare: code that
+/// moved is the same there. What matches in it can be used for [`build`] as it is. None if there is no program.
+pub fn normal_form(bytes: &[u8]) -> Option<Vec<u8>> {
+    write::normal_form(bytes)
 }
 
 /// Bytes in memory, against [`Limits::memory`].

@@ -7,4 +7,6 @@ mod golden;
 mod locate;
 mod lz4diff;
 mod message;
+mod program;
 mod puffin;
+mod zucchini;

@@ -191,6 +191,16 @@ impl Branch {
         let distance = distance.wrapping_add(distance.wrapping_neg() & (alignment - 1));
         self.with_distance(code, distance)
     }
+
+    /// An instruction with a distance of 0.
+    pub(super) fn with_no_distance(self, code: u32) -> u32 {
+        self.with_distance(code, 0).unwrap_or(code)
+    }
+
+    /// An instruction with the distance of another one, each in its own place; none if it cannot hold it.
+    pub(super) fn with_distance_of(self, code: u32, other: u32) -> Option<u32> {
+        self.with_distance(code, self.distance(other)?.0)
+    }
 }
 
 /// Whether a Thumb instruction that starts with this half has a second one.

@@ -363,6 +363,13 @@ impl Tables {
         found.unwrap_or(Meaning::Wrong)
     }
 
+    pub(super) fn target(&self, encoding: Encoding, bytes: &[u8], location: u32) -> Option<u32> {
+        match self.meaning(encoding, bytes, location) {
+            Meaning::Target(target) => Some(target),
+            Meaning::Absent | Meaning::Wrong => None,
+        }
+    }
+
     /// Writes a reference to the start of `place`.
     pub(super) fn put(&self, encoding: Encoding, place: &mut [u8], reference: Reference) -> Option<()> {
         let index = |item: Item| {

@@ -88,6 +88,19 @@ pub(super) fn signed(stream: &mut &[u8]) -> Option<i32> {
     Some(if value & 1 == 1 { !size } else { size })
 }
 
+pub(super) fn put_unsigned(out: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+pub(super) fn put_signed(out: &mut Vec<u8>, value: i32) {
+    let size = if value < 0 { !value } else { value };
+    put_unsigned(out, size.cast_unsigned() << 1 | u32::from(value < 0));
+}
+
 impl<'a> Ensemble<'a> {
     pub(super) fn parse(patch: &'a [u8]) -> Result<Self, PatchError> {
         if !patch.starts_with(MAGIC) {

@@ -1,7 +1,7 @@
 //! Programs: what in them refers to what.
 
 use super::{
-    Program,
+    MAX_OFFSET, Program,
     address::Addresses,
     branch::Branch,
     dex::{self, Tables},
@@ -166,6 +166,14 @@ pub(super) fn elf_target(addresses: &Addresses, encoding: Encoding, bytes: &[u8]
 }
 
 impl Space {
+    /// What the reference at a place goes to; none if there is none.
+    pub(super) fn target(&self, encoding: Encoding, bytes: &[u8], location: u32) -> Option<u32> {
+        match self {
+            Self::Elf(addresses) => elf_target(addresses, encoding, bytes, location),
+            Self::Dex(tables) => tables.target(encoding, bytes, location),
+        }
+    }
+
     /// Writes a reference. What cannot be written is left as it is, as AOSP's writer does.
     ///
     /// None if it is out of the program or AOSP's writer would end there.
@@ -208,4 +216,9 @@ impl Space {
         }
         Some(())
     }
+}
+
+/// Whether an offset may be a target in a patch.
+pub(super) fn is_target(offset: u32) -> bool {
+    offset < MAX_OFFSET
 }

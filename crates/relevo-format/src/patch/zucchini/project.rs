@@ -116,6 +116,11 @@ impl Targets {
         self.0.get(index as usize).copied()
     }
 
+    /// The number of a target; none if it is not among them.
+    pub(super) fn find(&self, target: u32) -> Option<u32> {
+        self.0.binary_search(&target).ok().map(number)
+    }
+
     /// The number of the target nearest to an offset, the lower one of two that are as near.
     pub(super) fn nearest(&self, offset: u32) -> u32 {
         let index = self.0.partition_point(|&target| target < offset);
