@@ -267,6 +267,10 @@ impl<'a> Publication<'a> {
     /// stands, unless the error came from the very last step, when it is the new one.
     pub fn commit(mut self, signers: &Signers, now: Timestamp) -> Result<Published, RepoError> {
         if self.changed.is_empty() {
+            if self.marked {
+                // One that was cut after its last step but one: there is nothing to publish, only its mark to clear.
+                self.unmark()?;
+            }
             let trusted = &self.base.trusted;
             let (snapshot_version, timestamp_version) = (trusted.snapshot_version(), trusted.timestamp_version());
             return Ok(Published { roles: Vec::new(), snapshot_version, timestamp_version });
