@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use relevo_meta::{TrustError, author::AuthorError, chunks::ChunkError};
 use relevo_types::{Codename, TargetPath, Vendor};
 
+use crate::simulate::PhoneFault;
+
 /// What can go wrong with a repository.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,6 +51,9 @@ pub enum RepoError {
     /// What would be published would be refused by phones; nothing was published.
     #[error("a phone would refuse what is to be published; nothing was published")]
     WouldBeRefused(#[source] TrustError),
+    /// What would be published verifies, but phones could not use it, or could no longer update; nothing was published.
+    #[error("phones could not use what is to be published; nothing was published")]
+    NotForPhones(#[source] Box<PhoneFault>),
     /// Metadata could not be made.
     #[error("could not make the metadata of the role {role:?}")]
     Author {

@@ -36,6 +36,7 @@ mod layout;
 mod publication;
 mod repository;
 mod signers;
+mod simulate;
 mod storage;
 
 pub use check::{Fault, Problem, Report};
@@ -44,4 +45,5 @@ pub use gc::GcReport;
 pub use publication::{Added, Publication, Published};
 pub use repository::{Expiries, NewRepository, Repository, RoleKeys};
 pub use signers::Signers;
+pub use simulate::PhoneFault;
 pub use storage::{Hook, Operation};

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use relevo_meta::{
-    Custom, Scope, Stored, Target,
+    Custom, Scope, Stored, Target, TrustedDevice,
     author::{DeviceFile, Draft, RegistryFile, SnapshotFile, TimestampFile},
     chunks::{self, ChunkList},
 };
@@ -22,6 +22,7 @@ use crate::{
     gc, layout,
     repository::{Base, Repository, RoleKeys, after, drive, refused},
     signers::Signers,
+    simulate,
 };
 
 /// A publication under way. It holds the repository's lock until it is dropped; dropped without
@@ -35,6 +36,8 @@ pub struct Publication<'a> {
     targets: Option<RegistryFile>,
     vendors: BTreeMap<Vendor, RegistryFile>,
     devices: BTreeMap<Codename, (Vendor, DeviceFile)>,
+    /// The devices that are touched, as the last published state has them.
+    before: BTreeMap<Codename, TrustedDevice>,
     /// Roles that get a new version, `snapshot` and `timestamp` among them.
     changed: BTreeSet<String>,
     /// Directories below `targets/` with new entries that are not durable yet.
@@ -91,6 +94,7 @@ impl<'a> Publication<'a> {
             targets: None,
             vendors: BTreeMap::new(),
             devices: BTreeMap::new(),
+            before: BTreeMap::new(),
             changed: BTreeSet::new(),
             unsynced: BTreeSet::new(),
             marked: attempted.is_some(),
@@ -260,10 +264,11 @@ impl<'a> Publication<'a> {
     ///
     /// New target files are in place and durable first, then the roles, then the snapshot; the rename of
     /// `timestamp.json` is the commit. Before anything of the metadata is written, the new state has been verified as a
-    /// new phone would, and as one that has the old state.
+    /// new phone would, and as one that has the old state; then phones of each channel and build of the devices that changed
+    /// are played on the old and the new state, so that none is left behind.
     ///
     /// # Errors
-    /// [`RepoError::NoSigner`], [`RepoError::WouldBeRefused`], [`RepoError::Write`]. After an error the old state
+    /// [`RepoError::NoSigner`], [`RepoError::WouldBeRefused`], [`RepoError::NotForPhones`], [`RepoError::Write`]. After an error the old state
     /// stands, unless the error came from the very last step, when it is the new one.
     pub fn commit(mut self, signers: &Signers, now: Timestamp) -> Result<Published, RepoError> {
         if self.changed.is_empty() {
@@ -358,6 +363,9 @@ impl<'a> Publication<'a> {
         } else if scopes.is_empty() {
             scopes.push((Scope::Registries, None));
         }
+        // Troubles from before are not this publication's business; new ones are, also those of roles that it does not
+        // write: a registry that gives a device other keys than its role is signed by harms that device.
+        let known = self.known_troubles(&scopes, now)?;
         for (scope, codename) in scopes {
             for stored in [&first, &self.base.stored] {
                 let read = |request: &relevo_meta::Request| match staged.get(&request.name) {
@@ -366,18 +374,40 @@ impl<'a> Publication<'a> {
                 };
                 let state = drive(stored.clone(), scope.clone(), now, read).map_err(refused)?.trusted;
                 let (devices, troubles) = state.into_parts();
-                // Troubles from before, of roles that this publication does not write, are not its business.
-                let trouble = troubles.into_iter().find(|(role, _)| self.changed.contains(role));
+                let trouble =
+                    troubles.into_iter().find(|(role, _)| self.changed.contains(role) || !known.contains(role));
                 if let Some((_, error)) = trouble {
                     return Err(RepoError::WouldBeRefused(error));
                 }
-                let own = devices.into_iter().find(|(name, _)| Some(name) == codename);
-                if let Some(error) = own.and_then(|(_, device)| device.refused.into_iter().next()) {
+                let Some((codename, mut own)) = devices.into_iter().find(|(name, _)| Some(name) == codename) else {
+                    continue;
+                };
+                if let Some(error) = own.refused.pop() {
                     return Err(RepoError::WouldBeRefused(error));
                 }
+                simulate::phones(self.before.get(&codename), &own, now)
+                    .map_err(|fault| RepoError::NotForPhones(Box::new(fault)))?;
             }
         }
         Ok(())
+    }
+
+    /// Roles that do not verify in the last published state either, where the new one is looked at as a whole.
+    fn known_troubles(
+        &self,
+        scopes: &[(Scope, Option<&Codename>)],
+        now: Timestamp,
+    ) -> Result<BTreeSet<String>, RepoError> {
+        if !scopes.iter().any(|(scope, _)| *scope == Scope::Everything) {
+            return Ok(BTreeSet::new());
+        }
+        let read = |request: &relevo_meta::Request| self.repository.read_metadata(request);
+        // Without a look at dates, since those of the whole may have passed: that is why it is published anew.
+        let trusted = drive(self.base.stored.clone(), Scope::Everything, Timestamp::MIN, read)?.trusted;
+        let expired = trusted.roles().iter().filter(|(_, role)| role.expires <= now).map(|(name, _)| name.clone());
+        let mut known: BTreeSet<String> = expired.collect();
+        known.extend(trusted.into_parts().1.into_keys());
+        Ok(known)
     }
 
     fn changes_snapshot(&self) -> bool {
@@ -440,6 +470,7 @@ impl<'a> Publication<'a> {
                 other => other?,
             };
             self.base.stored = device.stored;
+            self.before.extend(device.trusted.into_parts().0);
             let bytes = self.base.stored.0.get(&format!("{role}.json")).ok_or_else(|| broken(None))?;
             let file = DeviceFile::edit(bytes).map_err(RepoError::author(&role))?;
             self.devices.insert(codename.clone(), (vendor, file));

@@ -9,4 +9,6 @@ mod power;
 #[cfg(test)]
 mod publish;
 #[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod support;
