@@ -3,7 +3,7 @@
 //! - [`bsdiff`]: `BSDIFF40` and `BSDF2`, read and written.
 //! - [`puffin`]: `PUF1`, bsdiff over deflate streams taken apart, read and written.
 //! - [`locate`]: where the deflate streams of a file are.
-//! - [`lz4diff`]: `LZ4DIFF`, either of them over LZ4 blocks decompressed, read.
+//! - [`lz4diff`]: `LZ4DIFF`, either of them over LZ4 blocks decompressed, read and written.
 //! - [`zucchini`]: programs, by what in them refers to what, read and written.
 //!
 //! An applier takes the old bytes, a patch and where the new bytes go. It streams: memory is bounded by [`Limits`]

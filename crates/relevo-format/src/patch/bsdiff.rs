@@ -256,6 +256,8 @@ pub fn write(old: &[u8], new: &[u8], matches: &[Match], format: Format) -> Vec<u
         put_entry(&mut control, [0, 0, signed(first.old)]);
         position = first.old;
     }
+    // What makes nothing must not be the last entry: no reader gets to it.
+    let matches: Vec<Match> = matches.iter().copied().filter(|found| found.len + found.extra > 0).collect();
     for (index, found) in matches.iter().enumerate() {
         assert_eq!(found.new, at, "the matches leave a gap or overlap");
         // Where nothing of the old bytes is used, it does not matter which.

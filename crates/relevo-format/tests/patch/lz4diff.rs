@@ -1,10 +1,14 @@
 //! `LZ4DIFF`.
 
 use lzzzz::{lz4, lz4_hc};
-use relevo_format::patch::{
-    Codec, Limits, PatchError,
-    bsdiff::{self, Format, Match},
-    lz4diff::apply,
+use relevo_format::{
+    fs::{Cluster, Coding},
+    patch::{
+        Codec, Limits, PatchError,
+        bsdiff::{self, Format, Match},
+        lz4diff::{Compression, Inner, Plain, Target, apply, plain, write},
+        puffin,
+    },
 };
 use relevo_types::ByteLen;
 
@@ -242,4 +246,137 @@ fn refuses_what_does_not_exist() {
     assert!(matches!(run(&file, &pack(&info, &none, 0, &inner)), Err(PatchError::Algorithm(3))));
     assert!(matches!(run(&file, b"LZ4DIFF\0\0\0\x02\0\0\0\0\0"), Err(PatchError::Version(2))));
     assert!(matches!(run(&file, b"LZ5DIFF\0\0\0\x01\0\0\0\0\0"), Err(PatchError::Magic { .. })));
+}
+
+fn compressed_blocks(info: &Info) -> usize {
+    info.blocks.iter().filter(|block| block.stored < block.raw).count()
+}
+
+fn at(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
+/// The blocks as a file system lists them.
+fn clusters(info: &Info) -> Vec<Cluster> {
+    let mut at = 0;
+    let cluster = |block: &Block| {
+        let image_offset = at;
+        at += block.stored;
+        let coding = match (block.raw > block.stored, info.padding) {
+            (false, _) => Coding::Plain,
+            (true, true) => Coding::Lz4,
+            (true, false) => Coding::Lz4Unpadded,
+        };
+        Cluster {
+            file_offset: block.offset,
+            len: block.raw,
+            image_offset,
+            stored_len: block.stored,
+            coding,
+            skip: 0,
+            inline: false,
+            partial: false,
+        }
+    };
+    info.blocks.iter().map(cluster).collect()
+}
+
+fn written(old: &Plain, new: &Target) -> Vec<u8> {
+    write(old, new, Inner::Bsdiff(&bsdiff(&old.raw, &new.plain.raw)))
+}
+
+#[test]
+fn writes_over_each_compression_and_padding() {
+    let old_raw = text();
+    let mut new_raw = old_raw.clone();
+    new_raw.splice(5000..5003, *b"some other words");
+    for (algorithm, padding) in [(1, false), (1, true), (2, false), (2, true)] {
+        let (old, old_info) = compressed(&old_raw, algorithm, padding);
+        let (new, new_info) = compressed(&new_raw, algorithm, padding);
+
+        let plain = plain(&old, &clusters(&old_info)).unwrap();
+        let target = Target::new(&new, &clusters(&new_info), None).unwrap();
+
+        assert!(plain.raw == old_raw && target.plain.raw == new_raw);
+        assert_eq!(target.compression(), if algorithm == 1 { Compression::Lz4 } else { Compression::Lz4Hc(9) });
+        assert_eq!(target.counts(), (compressed_blocks(&new_info), 0));
+        assert!(run(&old, &written(&plain, &target)).unwrap() == new);
+    }
+}
+
+#[test]
+fn writes_a_puffin_patch_inside() {
+    let (file, info) = compressed(&text(), 2, true);
+    let old = plain(&file, &clusters(&info)).unwrap();
+    let new = Target::new(&file, &clusters(&info), Some(Compression::Lz4Hc(9))).unwrap();
+    let puffed = puffin::puff(&old.raw, &[]).unwrap();
+    let inner = puffin::write(&puffed, &puffed, &bsdiff(&puffed.stream, &puffed.stream));
+
+    let patch = write(&old, &new, Inner::Puffdiff(&inner));
+
+    assert!(run(&file, &patch).unwrap() == file);
+}
+
+#[test]
+fn writes_a_patch_for_a_block_that_lz4_makes_differently() {
+    let (file, info) = compressed(&text(), 2, true);
+    let (mut new, mut new_raw) = (file.clone(), text());
+    // Another way to write the same: more literals, where a match of four would do.
+    let last = info.blocks.len() - 2;
+    let (start, block) = (last * BLOCK, &info.blocks[last]);
+    let raw = &new_raw[at(block.offset)..][..at(block.raw)];
+    let mut other = vec![0; BLOCK];
+    let (read, made) = lz4_hc::compress_fill(&raw[..raw.len() - 700], &mut other, 3).unwrap();
+    other[made..].fill(0);
+    other.rotate_right(BLOCK - made);
+    new[start..][..BLOCK].copy_from_slice(&other);
+    let end = at(block.offset) + at(block.raw);
+    new_raw.drain(at(block.offset) + read..end);
+    let mut new_info = info.clone();
+    new_info.blocks[last].raw = read as u64;
+
+    let target = Target::new(&new, &clusters(&new_info), None).unwrap();
+
+    assert_eq!(target.counts(), (compressed_blocks(&info) - 1, 1));
+    assert!(target.plain.raw == new_raw);
+    assert!(run(&file, &written(&plain(&file, &clusters(&info)).unwrap(), &target)).unwrap() == new);
+}
+
+#[test]
+fn does_not_write_what_another_compressor_made() {
+    let raw = text();
+    let (file, info) = compressed(&raw, 1, true);
+
+    let target = Target::new(&file, &clusters(&info), Some(Compression::Lz4Hc(9)));
+
+    assert!(matches!(target, Err(PatchError::Recompressed { .. })));
+}
+
+#[test]
+fn what_cannot_be_decoded_or_is_shared_stays_as_it_is() {
+    let (mut file, info) = compressed(&text(), 2, true);
+    file[..BLOCK].fill(0xff);
+    let mut clusters = clusters(&info);
+    clusters[1].partial = true;
+    clusters[1].len -= 100;
+    file.extend([1, 2, 3]);
+
+    let (old, new) = (plain(&file, &clusters).unwrap(), Target::new(&file, &clusters, None).unwrap());
+
+    assert!(old.raw.starts_with(&file[..BLOCK]));
+    assert!(new.plain.raw.starts_with(&file[..2 * BLOCK]));
+    assert!(old.raw.ends_with(&[1, 2, 3]));
+    assert!(run(&file, &written(&old, &new)).unwrap() == file);
+}
+
+#[test]
+fn refuses_clusters_that_are_longer_than_their_bytes() {
+    let (file, info) = compressed(&text(), 2, true);
+    let clusters = clusters(&info);
+
+    assert!(matches!(plain(&file[..BLOCK], &clusters), Err(PatchError::Extents { .. })));
+    assert!(matches!(plain(b"", &[]), Err(PatchError::Extents { .. })));
+    let mut huge = clusters;
+    huge[0].len = u64::MAX;
+    assert!(matches!(plain(&file, &huge), Err(PatchError::Extents { .. })));
 }
