@@ -22,6 +22,7 @@ pub mod merge;
 mod piece;
 mod plan;
 mod side;
+mod verity;
 mod work;
 
 use std::{
@@ -214,8 +215,18 @@ pub fn generate(
     for pair in &pairs {
         warnings.extend(pair.warnings());
     }
+    let mut computed = vec![None; pairs.len()];
+    // Full payloads leave nothing to phones: their minor version is 0.
+    if options.verity && options.minor >= verity::SINCE && is_delta {
+        for (pair, computed) in pairs.iter().zip(&mut computed) {
+            let left = pool.install(|| verity::left(pair.name, pair.new.image));
+            let (left, words) = left.map_err(|source| pair.new_error(source))?;
+            *computed = left;
+            warnings.extend(words);
+        }
+    }
     let limits = work::Limits::new(options.memory, threads);
-    let plans = pool.install(|| plan::plan(&pairs, &allowed, &limits))?;
+    let plans = pool.install(|| plan::plan(&pairs, computed, &allowed, &limits))?;
     times.lap(Stage::Scan);
 
     progress.start(Stage::Match, total(new));

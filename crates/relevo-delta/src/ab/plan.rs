@@ -99,12 +99,22 @@ fn push(extents: &mut Vec<Extent>, block: u64) {
     }
 }
 
-/// Plans all partitions.
-pub(super) fn plan(pairs: &[Pair<'_>], allowed: &Operations, limits: &Limits) -> Result<Vec<Plan>, DeltaError> {
-    pairs.par_iter().map(|pair| plan_one(pair, allowed, limits)).collect()
+/// Plans all partitions; `verity` is what phones compute of each.
+pub(super) fn plan(
+    pairs: &[Pair<'_>],
+    verity: Vec<Option<payload::Verity>>,
+    allowed: &Operations,
+    limits: &Limits,
+) -> Result<Vec<Plan>, DeltaError> {
+    pairs.par_iter().zip(verity).map(|(pair, verity)| plan_one(pair, verity, allowed, limits)).collect()
 }
 
-fn plan_one(pair: &Pair<'_>, allowed: &Operations, limits: &Limits) -> Result<Plan, DeltaError> {
+fn plan_one(
+    pair: &Pair<'_>,
+    verity: Option<payload::Verity>,
+    allowed: &Operations,
+    limits: &Limits,
+) -> Result<Plan, DeltaError> {
     let mut from = match &pair.old {
         Some(old) => find(&old.blocks, &pair.new.blocks, allowed.zero),
         None => {
@@ -113,7 +123,10 @@ fn plan_one(pair: &Pair<'_>, allowed: &Operations, limits: &Limits) -> Result<Pl
             pair.new.blocks.iter().map(mark).collect()
         }
     };
-    let verity = None;
+    for extent in verity.iter().flat_map(payload::Verity::extents) {
+        let at = |block: u64| usize::try_from(block).expect("blocks are counted in memory");
+        from[at(extent.start)..at(extent.end())].fill(COMPUTED);
+    }
     if pair.old.is_none() {
         let chunks = runs(&from, |&from| from == NEW).into_iter().flat_map(|run| chunks(run, FULL_BLOCKS));
         let pieces = chunks.map(Piece::full).collect();
@@ -165,7 +178,7 @@ fn files(pair: &Pair<'_>, from: &mut [u32], cut: &mut Cut<'_>) {
         let mut own = Vec::new();
         let all = blocks(file);
         for block in all.iter().flat_map(|extent| extent.start..extent.end()) {
-            if !std::mem::replace(&mut taken[at(block)], true) {
+            if !std::mem::replace(&mut taken[at(block)], true) && from[at(block)] != COMPUTED {
                 own.push(block);
             }
         }

@@ -2,3 +2,4 @@
 
 mod raw;
 mod support;
+mod verity;

@@ -9,8 +9,9 @@ use relevo_delta::{
 use relevo_format::{
     ReadAt,
     payload::{Extent, OperationKind, Sink, apply_unpacked},
+    verity,
 };
-use relevo_types::{PartitionName, Sha256};
+use relevo_types::{ByteLen, PartitionName, Sha256};
 use sha2::Digest as _;
 
 /// Bytes of partitions by name.
@@ -35,7 +36,29 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-struct Out(Mutex<(Vec<u8>, Vec<u8>)>);
+/// An image, and how often each byte was written.
+pub(crate) struct Out(Mutex<(Vec<u8>, Vec<u8>)>);
+
+impl Out {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        let counts = vec![0; bytes.len()];
+        Self(Mutex::new((bytes, counts)))
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap().0.clone()
+    }
+}
+
+impl ReadAt for Out {
+    fn len(&self) -> ByteLen {
+        ReadAt::len(&self.0.lock().unwrap().0)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.lock().unwrap().0.read_exact_at(buf, offset)
+    }
+}
 
 impl Sink for Out {
     fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
@@ -69,7 +92,7 @@ fn check(old: &Build, new: &Build, options: &Options, generated: &Generated) {
         let source = old.get(&*partition.name.to_string()).filter(|source| !source.is_empty());
         assert_eq!(partition.old.is_some(), source.is_some());
         assert_eq!(partition.new.sha256, Sha256::new(sha2::Sha256::digest(target).into()));
-        let out = Out(Mutex::new((vec![0xee; target.len()], vec![0; target.len()])));
+        let out = Out::new(vec![0xee; target.len()]);
         for (index, operation) in partition.operations.iter().enumerate() {
             let since = match operation.kind {
                 OperationKind::SourceBsdiff | OperationKind::SourceCopy => 2,
@@ -92,6 +115,10 @@ fn check(old: &Build, new: &Build, options: &Options, generated: &Generated) {
             assert!(joined(&operation.target), "extents that follow each other are one");
             let image = source.map(|source| source as &dyn ReadAt);
             apply_unpacked(&generated.blobs, partition, index, image, &out).unwrap();
+        }
+        if let Some(left) = &partition.verity {
+            assert!(options.minor >= 6);
+            verity::compute(left, &out, &out).unwrap();
         }
         let (bytes, counts) = out.0.into_inner().unwrap();
         assert!(bytes == *target, "{} is another image", partition.name);

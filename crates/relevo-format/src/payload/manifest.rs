@@ -65,9 +65,7 @@ pub struct Partition {
 impl Partition {
     /// Blocks that the phone computes.
     pub fn computed(&self) -> impl Iterator<Item = Extent> + '_ {
-        let tree = |verity: &Verity| verity.hash_tree.as_ref().map(|tree| tree.tree);
-        let fec = |verity: &Verity| verity.fec.as_ref().map(|fec| fec.fec);
-        self.verity.iter().flat_map(move |verity| tree(verity).into_iter().chain(fec(verity)))
+        self.verity.iter().flat_map(Verity::extents)
     }
 }
 
@@ -78,6 +76,14 @@ pub struct Verity {
     pub hash_tree: Option<HashTree>,
     /// The error correction; it may cover the hash tree.
     pub fec: Option<Fec>,
+}
+
+impl Verity {
+    /// The blocks: those of the hash tree, then those of the error correction.
+    pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        let tree = self.hash_tree.iter().map(|tree| tree.tree);
+        tree.chain(self.fec.iter().map(|fec| fec.fec))
+    }
 }
 
 /// A hash tree of dm-verity.

@@ -1,0 +1,147 @@
+//! Hash trees and error correction: left to phones that know how, and made by operations for the others.
+
+use relevo_delta::ab::{Generated, Options};
+use relevo_format::{
+    payload::{Extent, Fec, HashTree, Verity},
+    verity,
+};
+
+use crate::support::{Build, Out, made, noise};
+
+const BLOCK: usize = 4096;
+/// Blocks of data, of the tree over them, and of the error correction.
+const DATA: u64 = 300;
+const TREE: u64 = 4;
+const FEC: u64 = 4;
+
+fn bytes(blocks: u64) -> usize {
+    usize::try_from(blocks).unwrap() * BLOCK
+}
+
+fn expected() -> Verity {
+    let extent = |start, blocks| Extent { start, blocks };
+    Verity {
+        hash_tree: Some(HashTree {
+            data: extent(0, DATA),
+            tree: extent(DATA, TREE),
+            algorithm: "sha256".to_owned(),
+            salt: vec![7; 32],
+        }),
+        fec: Some(Fec { data: extent(0, DATA + TREE), fec: extent(DATA + TREE, FEC), roots: 2 }),
+    }
+}
+
+/// What a build ends an image in: hash tree, error correction, vbmeta, and a footer in a block of its own.
+fn image(data: Vec<u8>) -> Vec<u8> {
+    let mut image = data;
+    image.resize(bytes(DATA + TREE + FEC + 2), 0);
+    let mut descriptor = Vec::new();
+    let mut put = |bytes: &[u8]| descriptor.extend_from_slice(bytes);
+    put(&1_u64.to_be_bytes());
+    // Fixed fields, name and salt, in a multiple of 8 bytes; no digest of the root, as where the phone keeps it.
+    put(&208_u64.to_be_bytes());
+    put(&1_u32.to_be_bytes());
+    [DATA, DATA, TREE].iter().for_each(|blocks| put(&(blocks * 4096).to_be_bytes()));
+    [4096_u32, 4096, 2].iter().for_each(|number| put(&number.to_be_bytes()));
+    [DATA + TREE, FEC].iter().for_each(|blocks| put(&(blocks * 4096).to_be_bytes()));
+    put(b"sha256");
+    put(&[0; 26]);
+    [6_u32, 32, 0, 0].iter().for_each(|number| put(&number.to_be_bytes()));
+    put(&[0; 60]);
+    put(b"system");
+    put(&[7; 32]);
+    descriptor.resize(224, 0);
+    let mut vbmeta = b"AVB0\0\0\0\x01\0\0\0\0".to_vec();
+    vbmeta.resize(256, 0);
+    vbmeta[20..28].copy_from_slice(&256_u64.to_be_bytes());
+    vbmeta[104..112].copy_from_slice(&224_u64.to_be_bytes());
+    vbmeta.extend(descriptor);
+    vbmeta.resize(512, 0);
+    let start = bytes(DATA + TREE + FEC);
+    image[start..start + vbmeta.len()].copy_from_slice(&vbmeta);
+    let footer = image.len() - 64;
+    image[footer..footer + 12].copy_from_slice(b"AVBf\0\0\0\x01\0\0\0\0");
+    let fields = [DATA * 4096, (DATA + TREE + FEC) * 4096, 512].map(u64::to_be_bytes).concat();
+    image[footer + 12..footer + 36].copy_from_slice(&fields);
+    let out = Out::new(image);
+    verity::compute(&expected(), &out, &out).unwrap();
+    out.bytes()
+}
+
+fn builds() -> (Build, Build) {
+    let old = noise(bytes(DATA), 1);
+    let mut new = old.clone();
+    new[bytes(90)..bytes(110)].copy_from_slice(&noise(bytes(20), 2));
+    (Build::from([("system", image(old))]), Build::from([("system", image(new))]))
+}
+
+/// Bytes of all data.
+fn stored(generated: &Generated) -> u64 {
+    use relevo_format::ReadAt;
+
+    generated.blobs.len().get()
+}
+
+#[test]
+fn what_phones_compute_is_left_to_them_from_minor_version_6_on() {
+    let (old, new) = builds();
+
+    for minor in [5, 6, 9] {
+        let generated = made(&old, &new, &Options { minor, ..Options::default() });
+
+        let left = (minor >= 6).then(expected);
+        assert_eq!(generated.partitions[0].verity, left, "{minor}");
+        assert_eq!(generated.report.warnings, [""; 0]);
+        // Twenty new blocks, and of the tree and the error correction next to all.
+        let most = bytes(20) + if minor < 6 { bytes(TREE + FEC) } else { 0 };
+        let least = if minor < 6 { bytes(20 + FEC) } else { bytes(20) };
+        assert!((least as u64..most as u64 + 4000).contains(&stored(&generated)), "{minor}: {}", stored(&generated));
+    }
+}
+
+#[test]
+fn nothing_is_left_where_it_was_not_asked_for_or_in_a_full_payload() {
+    let (old, new) = builds();
+
+    let generated = made(&old, &new, &Options { verity: false, ..Options::default() });
+    assert_eq!(generated.partitions[0].verity, None);
+    let generated = made(&Build::new(), &new, &Options::default());
+    assert_eq!(generated.partitions[0].verity, None);
+}
+
+#[test]
+fn what_a_phone_would_compute_otherwise_is_carried_with_a_warning() {
+    let (old, new) = builds();
+    let damaged = |block: u64| {
+        let mut new = new.clone();
+        new.get_mut("system").unwrap()[bytes(block) + 9] ^= 1;
+        made(&old, &new, &Options::default())
+    };
+
+    let tree = damaged(DATA);
+    assert_eq!(tree.partitions[0].verity, None);
+    assert_eq!(
+        tree.report.warnings,
+        [
+            "system carries its hash tree: the hash tree is not what a phone would compute; byte 1228809 is the first that \
+          was seen to differ"
+        ]
+    );
+    let fec = damaged(DATA + TREE + 1);
+    assert_eq!(fec.partitions[0].verity, Some(Verity { fec: None, ..expected() }));
+    assert!(fec.report.warnings[0].starts_with("system carries its error correction: "), "{:?}", fec.report.warnings);
+    assert_eq!(fec.report.warnings.len(), 1);
+}
+
+#[test]
+fn a_footer_that_is_none_is_plain_bytes() {
+    let (old, mut new) = builds();
+    let image = new.get_mut("system").unwrap();
+    let footer = image.len() - 64;
+    image[footer + 20..footer + 28].fill(0xff);
+
+    let generated = made(&old, &new, &Options::default());
+
+    assert_eq!(generated.partitions[0].verity, None);
+    assert!(generated.report.warnings[0].starts_with("system carries its hash tree: the image's AVB footer"));
+}
