@@ -337,7 +337,7 @@ pub(crate) fn build(
         ));
     }
     images(manifest, &build.partitions, &mut findings);
-    avb::check(&source.images, &mut findings);
+    avb::check(manifest.kind, &source.images, &mut findings);
     dynamic(manifest, source, &build.partitions, &mut findings);
     history(build, existing, &mut findings);
     findings

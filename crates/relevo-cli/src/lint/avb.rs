@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use relevo_delta::Images;
 use relevo_format::{
     ReadAt, Section,
-    avb::{self, Algorithm, AvbError, Descriptor, Hash, Hashtree, Located},
+    avb::{self, Algorithm, AvbError, Descriptor, Hash, Hashtree, Located, Vbmeta},
     verity,
 };
-use relevo_types::PartitionName;
+use relevo_types::{InstallKind, PartitionName};
 use sha2::Digest;
 
 use super::{Finding, Level, error, warning};
@@ -18,9 +18,10 @@ const REBUILD: &str =
     "take all images from one build, and let the build sign them last (avbtool, sign_target_files_apks)";
 
 /// What vbmeta images and footers say, held against the images.
-pub(super) fn check(images: &Images<'_>, findings: &mut Vec<Finding>) {
+pub(super) fn check(kind: InstallKind, images: &Images<'_>, findings: &mut Vec<Finding>) {
     let read: Vec<_> = images.par_iter().map(|(name, image)| (name, avb::read(image))).collect();
     let mut located: BTreeMap<&PartitionName, Located> = BTreeMap::new();
+    let mut damaged = Vec::new();
     for (name, read) in read {
         match read {
             Ok(Some(found)) => {
@@ -28,18 +29,19 @@ pub(super) fn check(images: &Images<'_>, findings: &mut Vec<Finding>) {
             }
             // An image that cannot be read stops the import by itself.
             Ok(None) | Err(AvbError::Read { .. }) => {}
-            Err(problem) => findings.push(error(
-                "avb-footer",
-                format!("{name} ends in an AVB footer that cannot be used: {problem}"),
-                REBUILD,
-            )),
+            Err(problem) => damaged.push((name, problem)),
         }
     }
     test_keys(&located, findings);
-    let off = located.values().any(|found| found.footer.is_none() && found.vbmeta.verification_disabled());
-    let trees_off = off || located.values().any(|found| found.footer.is_none() && found.vbmeta.hashtree_disabled());
-    // Phones that verify nothing start whatever is there.
+    // Phones that verify nothing start whatever is there, and none verifies without a vbmeta image that says so.
+    let top = || located.values().filter(|found| found.footer.is_none()).map(|found| &found.vbmeta);
+    let off = kind != InstallKind::Ab || top().next().is_none() || top().any(Vbmeta::verification_disabled);
+    let trees_off = off || top().any(Vbmeta::hashtree_disabled);
     let level = |off: bool| if off { Level::Warning } else { Level::Error };
+    for (name, problem) in damaged {
+        let text = format!("what {name} says of verified boot cannot be used: {problem}");
+        findings.push(Finding { level: level(off), ..error("avb-footer", text, REBUILD) });
+    }
     for (name, found) in &located {
         if found.vbmeta.algorithm != Algorithm::None
             && let Err(problem) = found.vbmeta.verify()

@@ -351,6 +351,14 @@ fn images_that_verified_boot_would_refuse_stop_an_import() {
     });
     let footer = footer.expect(1).json();
 
+    // Without a vbmeta image there is no verified boot that would refuse anything.
+    let mut changed = verified_boot("system");
+    changed[5000] ^= 1;
+    let dir = machine.images("v6", &[("system", changed)]);
+    let args = ["import", &dir, "--device", "alioth", "--no-full", "--json", "--build", "6", "--timestamp", "9"];
+    let alone = machine.at_desk(args).expect(0).json();
+
     assert_eq!(whole["partitions"].as_object().unwrap().len(), 5);
+    assert_eq!((&avb(&alone)[0]["code"], &avb(&alone)[0]["level"]), (&json!("avb-mismatch"), &json!("warning")));
     insta::assert_json_snapshot!("import_avb", [&whole, &boot, &system, &signed, &footer].map(avb));
 }
