@@ -272,26 +272,36 @@ pub enum Ota {
     Extract(OtaExtract),
     /// Check a package: structure, every stored stream, signatures
     Verify(OtaVerify),
-    /// Add signatures to a package
+    /// Sign a package
     Sign(OtaSign),
 }
 
 /// `relevo ota diff`.
 #[derive(Debug, Args)]
 pub struct OtaDiff {
-    /// Directory of NAME.img to start from
+    /// The build to start from: a directory of NAME.img; for ab a full OTA zip, its payload.bin or target files too
     pub old: PathBuf,
-    /// Directory of NAME.img to arrive at
+    /// The build to arrive at, in one of the same forms
     pub new: PathBuf,
-    /// The package to write, FILE.rvp
+    /// The package to write: FILE.zip or FILE.bin of kind ab, FILE.rvp of kind native
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Kind of package; this version makes native ones alone
-    #[arg(long, default_value = "native")]
-    pub kind: PackageKind,
-    /// Sign with this ed25519 private key (PKCS#8 PEM); may be repeated
-    #[arg(long, value_name = "PEM")]
+    /// Kind of package: ab or native [default: as FILE is named]
+    #[arg(long)]
+    pub kind: Option<PackageKind>,
+    /// Sign with this private key, may be repeated: RSA of 2048 or 4096 bits or P-256 (PEM or .pk8) for ab, ed25519 (PKCS#8
+    /// PEM) for native
+    #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
+    /// ab: certificate (X.509) of the first key, which a zip's signature names; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub cert: Vec<PathBuf>,
+    /// ab: sign nothing; no phone takes it before `relevo ota sign`
+    #[arg(long, conflicts_with = "key")]
+    pub unsigned: bool,
+    /// What an A/B update is to be like.
+    #[command(flatten)]
+    pub ab: AbOptions,
     /// Say which device it is for
     #[arg(long, value_name = "CODENAME")]
     pub device: Option<Codename>,
@@ -310,6 +320,53 @@ pub struct OtaDiff {
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
+}
+
+/// What an A/B update is to be like.
+#[derive(Debug, Default, Args)]
+pub struct AbOptions {
+    /// ab: minor version that the old build's update_engine understands [default: as it says, or by its SDK level]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=9))]
+    pub minor: Option<u32>,
+    /// ab: make none of these operations
+    #[arg(long, value_name = "OP", value_enum, value_delimiter = ',')]
+    pub without: Vec<Without>,
+    /// ab: make hash trees and error correction part of the package, rather than leave them to the phone
+    #[arg(long)]
+    pub no_verity: bool,
+    /// ab: the phone writes differences into its snapshots (ro.virtual_ab.compression.xor.enabled is true on it)
+    #[arg(long)]
+    pub xor: bool,
+    /// ab: leave out partitions that did not change; the phone keeps them
+    #[arg(long)]
+    pub partial: bool,
+    /// ab: erase the phone's data
+    #[arg(long)]
+    pub wipe: bool,
+    /// ab: let the new build be older than the old one; erases the phone's data
+    #[arg(long)]
+    pub downgrade: bool,
+}
+
+/// Operations that may be left out of an A/B update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Without {
+    /// SOURCE_BSDIFF
+    Bsdiff,
+    /// BROTLI_BSDIFF
+    Brotli,
+    /// PUFFDIFF
+    Puffdiff,
+    /// ZUCCHINI
+    Zucchini,
+    /// LZ4DIFF_BSDIFF and LZ4DIFF_PUFFDIFF
+    Lz4diff,
+    /// REPLACE_XZ
+    Xz,
+    /// REPLACE_BZ
+    Bz,
+    /// ZERO
+    Zero,
 }
 
 /// `relevo ota apply`.
@@ -364,11 +421,19 @@ fn threshold(text: &str) -> Result<usize, String> {
 /// `relevo ota sign`.
 #[derive(Debug, Args)]
 pub struct OtaSign {
-    /// The package
+    /// The package. Signatures are added to one of kind native; those of an A/B zip or payload are replaced
     pub package: PathBuf,
-    /// Sign with this ed25519 private key (PKCS#8 PEM); may be repeated
-    #[arg(long, value_name = "PEM", required = true)]
+    /// Sign with this private key, may be repeated: RSA of 2048 or 4096 bits or P-256 (PEM or .pk8) for A/B, ed25519 (PKCS#8
+    /// PEM) for native
+    #[arg(long, value_name = "FILE", required_unless_present = "exchange")]
     pub key: Vec<PathBuf>,
+    /// A/B: certificate (X.509) of the first key, which a zip's signature names; with --exchange, of every key
+    #[arg(long, value_name = "FILE")]
+    pub cert: Vec<PathBuf>,
+    /// A/B: the keys are elsewhere. Write what they have to sign into DIR as metadata.sha256 and so on, take what they
+    /// signed from metadata.sig and so on; run it again until all is there
+    #[arg(long, value_name = "DIR", conflicts_with = "key", requires = "cert")]
+    pub exchange: Option<PathBuf>,
     /// The signed package to write; may be the package itself
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

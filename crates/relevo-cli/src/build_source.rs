@@ -65,7 +65,6 @@ pub(crate) struct BuildSource {
     /// What Virtual A/B is told.
     pub(crate) dynamic: Option<wire::DynamicPartitionMetadata>,
     /// The build's APEXes.
-    #[expect(dead_code, reason = "the generator of A/B updates takes them up")]
     pub(crate) apexes: Vec<wire::ApexInfo>,
     /// The message that says so, for OTA zips.
     pub(crate) apex_info: Option<Vec<u8>>,

@@ -193,16 +193,18 @@ pub enum CliError {
         to: BuildId,
     },
     /// A kind of package that is not there yet.
-    #[error("kind {kind}: not in this version, which makes native packages alone")]
+    #[error("kind {kind}: not in this version, which makes those of kind ab and native")]
     Kind {
         /// Which kind.
         kind: PackageKind,
     },
-    /// A name that says another kind of package.
-    #[error("{} is named as a package of kind ab or block: not in this version, which makes native packages alone", path.display())]
+    /// A name that says another kind of package, or none.
+    #[error("{} is not named as the package of kind {kind} that it would be", path.display())]
     OutName {
         /// Which file.
         path: PathBuf,
+        /// What it would be.
+        kind: PackageKind,
     },
     /// A delta without a source.
     #[error("the package is a delta: it starts from {bases} images, and no --source was given")]
@@ -286,6 +288,93 @@ pub enum CliError {
         /// What is wrong.
         source: relevo_format::payload::KeyError,
     },
+    /// No private key that signs payloads.
+    #[error("{} is no key that signs A/B updates", path.display())]
+    AbPrivateKey {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: relevo_format::payload::PrivateKeyError,
+    },
+    /// Neither a key nor the wish for none.
+    #[error("no --key was given; phones refuse an A/B update that is not signed")]
+    NoSigner,
+    /// A zip's signature has to name a certificate.
+    #[error("none of the {given} certificates given is that of the first key; the signature of a zip names it")]
+    NoCertificate {
+        /// How many were given.
+        given: usize,
+    },
+    /// Keys elsewhere, and nothing says which.
+    #[error("--exchange needs --cert: the certificates of the keys that will sign")]
+    ExchangeCertificate,
+    /// A signature of something else, or by another key.
+    #[error("{} is no signature over {} by key {key} of --cert", path.display(), digest.display())]
+    OtherSignature {
+        /// Which file.
+        path: PathBuf,
+        /// What it was to be over.
+        digest: PathBuf,
+        /// Which key was to make it.
+        key: usize,
+    },
+    /// Nothing says what the old build understands.
+    #[error("nothing says which payloads the update_engine of the old build understands")]
+    NoMinor,
+    /// A fact that every phone compares.
+    #[error("nothing says what {option} would say, and phones refuse an update without it")]
+    NoFact {
+        /// The option.
+        option: &'static str,
+    },
+    /// Builds of two devices.
+    #[error("the old build is for {from}, the new one for {to}")]
+    TwoDevices {
+        /// Of the old build.
+        from: String,
+        /// Of the new one.
+        to: String,
+    },
+    /// A build that phones take for older.
+    #[error("the {what} goes back from {from} to {to}; phones refuse that")]
+    GoesBack {
+        /// Date or patch level.
+        what: &'static str,
+        /// Of the old build.
+        from: String,
+        /// Of the new one.
+        to: String,
+    },
+    /// Phones that know no partial updates.
+    #[error(
+        "phones take partial updates from minor version 7 on, with snapshots; the old build has {minor}, {}",
+        if *snapshots { "with" } else { "without" }
+    )]
+    NoPartial {
+        /// What the old build has.
+        minor: u32,
+        /// Whether the build uses snapshots.
+        snapshots: bool,
+    },
+    /// Dynamic partitions that the phone would delete.
+    #[error(
+        "the new build has no image of {partitions}; phones delete dynamic partitions that an update does not bring"
+    )]
+    WouldDelete {
+        /// Which ones.
+        partitions: String,
+    },
+    /// Nothing to do.
+    #[error("no partition changed")]
+    NothingChanged,
+    /// Entries that are not carried over.
+    #[error("{} holds {entry}, which is not signed anew", path.display())]
+    NotCarried {
+        /// Which file.
+        path: PathBuf,
+        /// Which entry.
+        entry: String,
+    },
     /// Options of one kind of package given for another.
     #[error("{option} is for {kind} packages")]
     OtherKind {
@@ -352,8 +441,30 @@ impl CliError {
             Self::ImageDiffers { .. } => {
                 "the disk or a program changed it; import the build again from its origin".to_owned()
             }
-            Self::Kind { .. } => "leave --kind out, or give --kind native".to_owned(),
-            Self::OutName { .. } => "native packages end in .rvp".to_owned(),
+            Self::Kind { .. } => "give --kind ab or --kind native".to_owned(),
+            Self::OutName { .. } => "A/B updates end in .zip or .bin, native packages in .rvp".to_owned(),
+            Self::NoSigner => {
+                "give --key and --cert, or --unsigned to sign it later with `relevo ota sign`".to_owned()
+            }
+            Self::NoCertificate { .. } => "give --cert with the certificate that the ROM has in otacerts.zip; a new one comes \
+                 from `openssl req -new -x509 -sha256 -key KEY -days 10000 -out CERT`"
+                .to_owned(),
+            Self::AbPrivateKey {
+                source:
+                    relevo_format::payload::PrivateKeyError::OldEncryption
+                    | relevo_format::payload::PrivateKeyError::Encryption,
+                ..
+            } => "write it anew with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in KEY -out NEW`".to_owned(),
+            Self::OtherSignature { .. } => {
+                "remove it and sign the file with .sha256 beside it as it is now: `openssl pkeyutl -sign -inkey KEY -in FILE \
+                 -pkeyopt digest:sha256`"
+                    .to_owned()
+            }
+            Self::NoMinor => "give --minor: 5 for Android 9, 6 for 10 and 11, 7 for 12, 8 for 13 and 14, 9 for 15 and later"
+                .to_owned(),
+            Self::NoFact { option } => format!("give {option}"),
+            Self::GoesBack { .. } => "give --downgrade if that is meant; it erases the phone's data".to_owned(),
+            Self::WouldDelete { .. } => "give a build with all of them, or --partial to keep what the phone has".to_owned(),
             Self::NoBuildSource { .. } => "is it whole? compare its length with that of the original".to_owned(),
             Self::BlockOta { .. } => {
                 "give a directory with its images as NAME.img: unpack NAME.new.dat.br with brotli and sdat2img"

@@ -132,7 +132,6 @@ impl BuildFacts {
     ///
     /// # Source
     /// AOSP `update_engine/update_engine.conf` by release; 9 came in the middle of Android 14's life.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the generator of A/B updates asks"))]
     pub(crate) fn minor(&self) -> Option<u32> {
         self.minor.or_else(|| {
             Some(match self.sdk? {

@@ -27,6 +27,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ab_keys;
+mod ab_package;
 pub mod args;
 mod build_source;
 mod builds;

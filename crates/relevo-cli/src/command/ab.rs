@@ -103,14 +103,14 @@ impl Update {
     }
 
     /// The zip's statement on its payload; none for a bare one, or where it is missing.
-    fn properties(&self) -> anyhow::Result<Option<Properties>> {
+    pub(crate) fn properties(&self) -> anyhow::Result<Option<Properties>> {
         match self.zip().filter(|zip| zip.entry(PROPERTIES).is_some()) {
             Some(zip) => Ok(Some(zip.properties()?)),
             None => Ok(None),
         }
     }
 
-    fn bars<'a>(&self, session: &Session<'a>) -> Bars<'a> {
+    pub(crate) fn bars<'a>(&self, session: &Session<'a>) -> Bars<'a> {
         session.bars(self.path.file_name().unwrap_or_default().to_string_lossy())
     }
 }
@@ -409,11 +409,55 @@ struct PartitionView {
     operations: BTreeMap<OperationName, Count>,
     /// Bytes that the phone computes.
     computed: u64,
+    verity: Option<VerityView>,
     version: Option<String>,
-    postinstall: Option<String>,
-    merge_operations: usize,
+    postinstall: Option<PostinstallView>,
+    /// Steps of the merge, by kind.
+    merge_operations: BTreeMap<&'static str, Merges>,
     estimate_cow_size: Option<u64>,
     estimate_op_count_max: Option<u64>,
+}
+
+/// What the phone computes.
+#[derive(Debug, Serialize)]
+struct VerityView {
+    hash_tree: Option<TreeView>,
+    fec: Option<FecView>,
+}
+
+#[derive(Debug, Serialize)]
+struct TreeView {
+    data: ExtentView,
+    tree: ExtentView,
+    algorithm: String,
+    /// In hexadecimal digits.
+    salt: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FecView {
+    data: ExtentView,
+    fec: ExtentView,
+    roots: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct ExtentView {
+    start_block: u64,
+    blocks: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct PostinstallView {
+    path: String,
+    filesystem: String,
+    optional: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Merges {
+    count: u64,
+    blocks: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize)]
@@ -486,6 +530,31 @@ fn partition_view(partition: &Partition) -> PartitionView {
         count.stored += data;
         stored += data;
     }
+    let mut merge_operations: BTreeMap<_, Merges> = BTreeMap::new();
+    for step in &partition.merge_operations {
+        let merges = merge_operations.entry(step.kind.name()).or_default();
+        merges.count += 1;
+        merges.blocks += step.target.blocks;
+    }
+    let extent = |extent: &payload::Extent| ExtentView { start_block: extent.start, blocks: extent.blocks };
+    let verity = partition.verity.as_ref().map(|verity| VerityView {
+        hash_tree: verity.hash_tree.as_ref().map(|tree| TreeView {
+            data: extent(&tree.data),
+            tree: extent(&tree.tree),
+            algorithm: tree.algorithm.clone(),
+            salt: tree.salt.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }),
+        fec: verity.fec.as_ref().map(|fec| FecView {
+            data: extent(&fec.data),
+            fec: extent(&fec.fec),
+            roots: fec.roots,
+        }),
+    });
+    let postinstall = partition.postinstall.clone().map(|postinstall| PostinstallView {
+        path: postinstall.path,
+        filesystem: postinstall.filesystem,
+        optional: postinstall.optional,
+    });
     PartitionView {
         name: partition.name.clone(),
         bytes: partition.new.size,
@@ -495,8 +564,9 @@ fn partition_view(partition: &Partition) -> PartitionView {
         operations,
         computed: partition.computed().map(|extent| extent.len()).sum(),
         version: partition.version.clone(),
-        postinstall: partition.postinstall.as_ref().map(|postinstall| postinstall.path.clone()),
-        merge_operations: partition.merge_operations.len(),
+        verity,
+        postinstall,
+        merge_operations,
         estimate_cow_size: partition.estimate_cow_size,
         estimate_op_count_max: partition.estimate_op_count_max,
     }
@@ -652,10 +722,23 @@ fn table(inspection: &Inspection) -> String {
         let (bytes, stored) = (human(count.bytes), human(count.stored));
         let _ = writeln!(out, "{name:<20} {bytes:>10} {stored:>10} {:>10}", count.count);
     }
-    for (title, lines) in [
-        ("metadata", inspection.metadata.as_ref()),
-        ("properties", inspection.properties.as_ref().map(|properties| &properties.others)),
-    ] {
+    for partition in &inspection.partitions {
+        out.push_str(&beside(partition));
+    }
+    let properties = inspection.properties.as_ref().map(|stated| {
+        let properties = payload::Properties {
+            file_sha256: stated.file_sha256,
+            file_size: stated.file_size,
+            metadata_sha256: stated.metadata_sha256,
+            metadata_size: stated.metadata_size,
+        };
+        let text = properties.to_text();
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let mut lines: BTreeMap<_, _> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        lines.extend(stated.others.clone());
+        lines
+    });
+    for (title, lines) in [("metadata", inspection.metadata.as_ref()), ("properties", properties.as_ref())] {
         let Some(lines) = lines.filter(|lines| !lines.is_empty()) else { continue };
         let _ = writeln!(out, "\n{title}");
         for (key, value) in lines {
@@ -663,6 +746,40 @@ fn table(inspection: &Inspection) -> String {
             let shown: String = value.trim_end().chars().filter(|c| !c.is_control()).collect();
             let key: String = key.chars().filter(|c| !c.is_control()).collect();
             let _ = writeln!(out, "  {key}: {shown}");
+        }
+    }
+    out
+}
+
+/// What a partition has besides its operations, in lines; none if it has nothing.
+fn beside(partition: &PartitionView) -> String {
+    let mut lines = Vec::new();
+    for (kind, merges) in &partition.merge_operations {
+        lines.push(format!("merge {kind}: {} steps, {} blocks", merges.count, merges.blocks));
+    }
+    if let Some(size) = partition.estimate_cow_size {
+        let count = partition.estimate_op_count_max.map_or_else(String::new, |count| format!(", {count} operations"));
+        lines.push(format!("snapshot: at most {}{count}", human(size)));
+    }
+    if let Some(tree) = partition.verity.as_ref().and_then(|verity| verity.hash_tree.as_ref()) {
+        let (data, at) = (tree.data.blocks, tree.tree.start_block);
+        let algorithm: String = tree.algorithm.chars().filter(|c| !c.is_control()).collect();
+        lines.push(format!("hash tree: computed by the phone, {algorithm} over {data} blocks, at block {at}"));
+    }
+    if let Some(fec) = partition.verity.as_ref().and_then(|verity| verity.fec.as_ref()) {
+        let (data, at, roots) = (fec.data.blocks, fec.fec.start_block, fec.roots);
+        lines.push(format!("error correction: computed by the phone, {roots} roots over {data} blocks, at block {at}"));
+    }
+    if let Some(postinstall) = &partition.postinstall {
+        let path: String = postinstall.path.chars().filter(|c| !c.is_control()).collect();
+        let optional = if postinstall.optional { ", and may fail" } else { "" };
+        lines.push(format!("postinstall: runs {path}{optional}"));
+    }
+    let mut out = String::new();
+    if !lines.is_empty() {
+        let _ = writeln!(out, "\n{}", partition.name);
+        for line in lines {
+            let _ = writeln!(out, "  {line}");
         }
     }
     out

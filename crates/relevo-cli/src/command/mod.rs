@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
 pub(crate) mod ab;
+pub(crate) mod ab_diff;
+pub(crate) mod ab_sign;
 pub(crate) mod delta;
 pub(crate) mod device;
 pub(crate) mod generate;

@@ -24,7 +24,7 @@ use sha2::Digest;
 use crate::{
     args::{OtaApply, OtaDiff, OtaExtract, OtaSign, OtaVerify},
     builds::open_dir,
-    command::ab,
+    command::{ab, ab_diff, ab_sign},
     durable::{Draft, PUBLIC, UNFINISHED, make_dir, parent},
     error::CliError,
     home::human,
@@ -283,11 +283,30 @@ struct Made {
 }
 
 pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answer> {
-    if args.kind != PackageKind::Native {
-        return Err(CliError::Kind { kind: args.kind }.into());
+    let named_ab = ab_diff::is_ab_name(&args.out);
+    let kind = args.kind.unwrap_or(if named_ab { PackageKind::Ab } else { PackageKind::Native });
+    if kind == PackageKind::Block {
+        return Err(CliError::Kind { kind }.into());
     }
-    if args.out.extension().is_some_and(|extension| extension == "zip" || extension == "bin") {
-        return Err(CliError::OutName { path: args.out.clone() }.into());
+    if named_ab != (kind == PackageKind::Ab) {
+        return Err(CliError::OutName { path: args.out.clone(), kind }.into());
+    }
+    if kind == PackageKind::Ab {
+        return ab_diff::diff(session, args);
+    }
+    let for_ab = [
+        (!args.cert.is_empty(), "--cert"),
+        (args.unsigned, "--unsigned"),
+        (args.ab.minor.is_some(), "--minor"),
+        (!args.ab.without.is_empty(), "--without"),
+        (args.ab.no_verity, "--no-verity"),
+        (args.ab.xor, "--xor"),
+        (args.ab.partial, "--partial"),
+        (args.ab.wipe, "--wipe"),
+        (args.ab.downgrade, "--downgrade"),
+    ];
+    if let Some((_, option)) = for_ab.into_iter().find(|(given, _)| *given) {
+        return Err(CliError::OtherKind { option, kind: PackageKind::Ab }.into());
     }
     let signers = keys::open_files(session, &args.key, &args.passphrase)?;
     let old = open_dir(&image_dir(&args.old)?)?;
@@ -349,6 +368,14 @@ pub(crate) fn sign_to(from: &Path, to: &Path, signers: &[ed25519_dalek::SigningK
 }
 
 pub(crate) fn sign(session: &Session<'_>, args: &OtaSign) -> anyhow::Result<Answer> {
+    if ab::is_ab(&args.package)? {
+        return ab_sign::sign(session, args);
+    }
+    for (given, option) in [(!args.cert.is_empty(), "--cert"), (args.exchange.is_some(), "--exchange")] {
+        if given {
+            return Err(CliError::OtherKind { option, kind: PackageKind::Ab }.into());
+        }
+    }
     let signers = keys::open_files(session, &args.key, &args.passphrase)?;
     let front = sign_to(&args.package, &args.out, &signers)?;
     let signatures: Vec<_> = front.signatures().iter().map(|signature| signature.key_id).collect();

@@ -80,7 +80,7 @@ pub(crate) fn full_with(images: &[(&str, Vec<u8>)], edit: impl Fn(&mut wire::Del
 }
 
 /// A zip with a payload in it, stored as it is; its CRC-32 is not looked at when it is read in place.
-fn zip(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn zip(payload: &[u8]) -> Vec<u8> {
     let name = b"payload.bin";
     let len = u32::try_from(payload.len()).unwrap().to_le_bytes();
     let header = [&[0; 12][..], &len, &len, &[11, 0, 0, 0]].concat();

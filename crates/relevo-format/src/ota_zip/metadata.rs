@@ -135,18 +135,62 @@ impl Metadata {
             line(key, "yes".to_owned());
         }
         line("ota-required-cache", self.required_cache.to_string());
-        line("post-build", post.build.join("|"));
-        line("post-build-incremental", post.build_incremental);
-        line("post-sdk-level", post.sdk_level);
-        line("post-security-patch-level", post.security_patch_level);
         line("post-timestamp", post.timestamp.to_string());
         line("pre-device", pre.device.join("|"));
-        // Without a build to start from, any will do.
-        if !pre.build.is_empty() {
-            line("pre-build", pre.build.join("|"));
-            line("pre-build-incremental", pre.build_incremental);
+        // What nobody knows is left out rather than said to be nothing. Without a build to start from, any will do.
+        for (key, value) in [
+            ("pre-build", pre.build.join("|")),
+            ("pre-build-incremental", pre.build_incremental),
+            ("post-build", post.build.join("|")),
+            ("post-build-incremental", post.build_incremental),
+            ("post-sdk-level", post.sdk_level),
+            ("post-security-patch-level", post.security_patch_level),
+        ] {
+            if !value.is_empty() {
+                line(key, value);
+            }
         }
         lines
+    }
+
+    /// What the text says as a message, for zips that have the text alone; none if it is not of this kind.
+    pub fn from_lines(lines: &BTreeMap<String, String>) -> Option<Self> {
+        let get = |key: &str| lines.get(key).cloned().unwrap_or_default();
+        let list =
+            |key: &str| lines.get(key).map(|text| text.split('|').map(str::to_owned).collect()).unwrap_or_default();
+        let is = |key: &str| lines.get(key).is_some_and(|value| value == "yes");
+        let number = |key: &str| match lines.get(key) {
+            Some(text) => text.trim().parse().ok(),
+            None => Some(0),
+        };
+        let kind = match &*get("ota-type") {
+            "AB" => Self::AB,
+            "BLOCK" => Self::BLOCK,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            wipe: is("ota-wipe"),
+            downgrade: is("ota-downgrade"),
+            property_files: BTreeMap::new(),
+            precondition: Some(DeviceState {
+                device: list("pre-device"),
+                build: list("pre-build"),
+                build_incremental: get("pre-build-incremental"),
+                ..DeviceState::default()
+            }),
+            postcondition: Some(DeviceState {
+                build: list("post-build"),
+                build_incremental: get("post-build-incremental"),
+                timestamp: number("post-timestamp")?,
+                sdk_level: get("post-sdk-level"),
+                security_patch_level: get("post-security-patch-level"),
+                ..DeviceState::default()
+            }),
+            retrofit_dynamic_partitions: is("ota-retrofit-dynamic-partitions"),
+            required_cache: number("ota-required-cache")?,
+            spl_downgrade: is("spl-downgrade"),
+        })
     }
 
     /// The text that says the same, as recoveries and updaters read it.

@@ -363,8 +363,7 @@ impl Layout {
         let mut payload = Some(payload);
         let mut properties = None;
         let mut directory = Vec::new();
-        let mut put =
-            |out: &mut W, bytes: &[u8]| out.write_all(bytes).map_err(|source| ZipWriteError::Write { source });
+        let put = |out: &mut W, bytes: &[u8]| out.write_all(bytes).map_err(|source| ZipWriteError::Write { source });
         for entry in &self.entries {
             let stored = |out: &mut W, bytes: &[u8]| -> Result<u32, ZipWriteError> {
                 let mut crc = flate2::Crc::new();

@@ -199,6 +199,8 @@ pub struct Payload {
     metadata_sha256: Sha256,
     metadata_signatures: Vec<Vec<u8>>,
     signatures: Vec<Vec<u8>>,
+    /// Where the manifest says that they are, and how long.
+    signatures_at: (Option<u64>, Option<u64>),
     blobs_offset: u64,
     blobs_len: u64,
     len: u64,
@@ -249,6 +251,7 @@ impl Payload {
             .map_err(|source| PayloadError::Decode { what: MANIFEST, source })?;
         let metadata_sha256 = sha2::Sha256::new().chain_update(header).chain_update(&manifest_bytes).finalize();
         drop(manifest_bytes);
+        let signatures_at = (raw.signatures_offset, raw.signatures_size);
         let (offset, size) = (raw.signatures_offset, raw.signatures_size.unwrap_or(0));
         let (manifest, blobs_len) = manifest::check(raw, limits.partition)?;
         match offset {
@@ -273,10 +276,24 @@ impl Payload {
             metadata_sha256: Sha256::new(metadata_sha256.into()),
             metadata_signatures: decode_signatures(&metadata_signatures, METADATA_SIGNATURES)?,
             signatures: decode_signatures(&signatures, SIGNATURES)?,
+            signatures_at,
             blobs_offset,
             blobs_len,
             len,
         })
+    }
+
+    /// Whether the manifest says nothing but what [`Self::manifest`] holds, in the order in which it is written.
+    pub fn is_known_whole(&self) -> bool {
+        let (mut raw, _) = manifest::to_wire(&self.manifest);
+        (raw.signatures_offset, raw.signatures_size) = self.signatures_at;
+        let mut hasher = sha2::Sha256::new_with_prefix(MAGIC);
+        hasher.update(VERSION.to_be_bytes());
+        hasher.update((self.metadata_len - HEADER).to_be_bytes());
+        let signatures_len = u32::try_from(self.blobs_offset - self.metadata_len).expect("it was read as one");
+        hasher.update(signatures_len.to_be_bytes());
+        hasher.update(raw.encode_to_vec());
+        Sha256::new(hasher.finalize().into()) == self.metadata_sha256
     }
 
     /// What it makes and of what.

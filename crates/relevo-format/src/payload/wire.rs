@@ -224,6 +224,9 @@ pub struct ApexInfo {
     /// Bytes of it without compression.
     #[prost(int64, optional, tag = "4")]
     pub decompressed_size: Option<i64>,
+    /// The version that the build has which an update starts from.
+    #[prost(int64, optional, tag = "5")]
+    pub source_version: Option<i64>,
 }
 
 /// The manifest.

@@ -274,6 +274,7 @@ prop_compose! {
                     version: Some(version),
                     is_compressed: Some(compressed),
                     decompressed_size: None,
+                    source_version: Some(version),
                 })
                 .collect(),
         }
