@@ -33,6 +33,7 @@ mod branch;
 mod dex;
 mod elf;
 mod ensemble;
+mod order;
 mod program;
 mod project;
 mod write;
@@ -43,6 +44,7 @@ use relevo_types::ByteLen;
 
 use self::{
     ensemble::{Element, Ensemble, signed},
+    order::Order,
     program::{Reference, Room, TooMany},
     project::{Projection, Targets},
 };
@@ -51,6 +53,8 @@ use crate::ReadAt;
 
 /// What offsets and addresses have to be below.
 const MAX_OFFSET: u32 = u32::MAX / 2;
+/// How many times as long as both files the old parts of all programs may be together.
+const MAX_WORK: u64 = 16;
 
 /// The kinds of programs that AOSP's reader takes apart, as Android builds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -200,7 +204,7 @@ fn decompress(patch: &[u8], budget: &mut Budget) -> Result<Vec<u8>, PatchError> 
 }
 
 fn apply_ensemble(old: &[u8], patch: &[u8], output: ByteLen, budget: &mut Budget) -> Result<Vec<u8>, PatchError> {
-    let mut ensemble = Ensemble::parse(patch)?;
+    let ensemble = Ensemble::parse(patch)?;
     let len = ByteLen::new(ensemble.new_len.into());
     if len > output {
         return Err(PatchError::Output { len, limit: output });
@@ -213,13 +217,44 @@ fn apply_ensemble(old: &[u8], patch: &[u8], output: ByteLen, budget: &mut Budget
     }
     compare("old", ensemble.old_crc, crc32(old))?;
     budget.take(len.get())?;
-    let mut new = vec![0; ensemble.new_len as usize];
+    let mut result = Err(PatchError::Ensemble { reason: "there is no order to apply it in" });
+    let before = budget.used;
+    for order in Order::ALL {
+        budget.used = before;
+        let mut new = vec![0; ensemble.new_len as usize];
+        let mut is_ambiguous = false;
+        let made = apply_elements(ensemble.clone(), old, &mut new, order, &mut is_ambiguous, budget);
+        result = made.and_then(|()| compare("new", ensemble.new_crc, crc32(&new))).map(|()| new);
+        if result.is_ok() || !is_ambiguous {
+            break;
+        }
+    }
+    result
+}
+
+fn apply_elements(
+    mut ensemble: Ensemble<'_>,
+    old: &[u8],
+    new: &mut [u8],
+    order: Order,
+    is_ambiguous: &mut bool,
+    budget: &mut Budget,
+) -> Result<(), PatchError> {
+    // Elements may share old parts, but not so many that taking these apart again and again takes long.
+    let mut work = MAX_WORK * (old.len() as u64 + new.len() as u64);
     while let Some(element) = ensemble.next_element()? {
         let part = |(start, len): (u32, u32)| start as usize..start as usize + len as usize;
-        apply_element(&element, &old[part(element.old)], &mut new[part(element.new)], budget)?;
+        let (old, new) = (&old[part(element.old)], &mut new[part(element.new)]);
+        copy(&element, old, new)?;
+        if let Some(program) = element.program {
+            let left = work.checked_sub(old.len() as u64);
+            work = left.ok_or(PatchError::Ensemble { reason: "too many elements are of the same old part" })?;
+            apply_references(&element, program, old, new, order, is_ambiguous, budget)?;
+        } else if !element.reference_delta.is_empty() || element.targets_len() > ByteLen::ZERO {
+            return Err(PatchError::Ensemble { reason: "there are references in what is no program" });
+        }
     }
-    compare("new", ensemble.new_crc, crc32(&new))?;
-    Ok(new)
+    Ok(())
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
@@ -228,7 +263,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-fn apply_element(element: &Element<'_>, old: &[u8], new: &mut [u8], budget: &mut Budget) -> Result<(), PatchError> {
+/// Copies equivalences, with their differences, and fills in the extra data.
+fn copy(element: &Element<'_>, old: &[u8], new: &mut [u8]) -> Result<(), PatchError> {
     let wrong = |reason| PatchError::Ensemble { reason };
     let mut extra = element.extra;
     let mut insert = |place: &mut [u8]| {
@@ -266,24 +302,22 @@ fn apply_element(element: &Element<'_>, old: &[u8], new: &mut [u8], budget: &mut
     if !differences.is_done() {
         return Err(wrong("the raw delta is damaged"));
     }
-
-    match element.program {
-        Some(program) => apply_references(element, program, old, new, budget),
-        None if element.reference_delta.is_empty() && element.targets_len() == ByteLen::ZERO => Ok(()),
-        None => Err(wrong("there are references in what is no program")),
-    }
+    Ok(())
 }
 
+/// Corrects what refers to something.
 fn apply_references(
     element: &Element<'_>,
     program: Program,
     old: &[u8],
     new: &mut [u8],
+    order: Order,
+    is_ambiguous: &mut bool,
     budget: &mut Budget,
 ) -> Result<(), PatchError> {
     let wrong = |reason| PatchError::Ensemble { reason };
     let no_program = |what| PatchError::NoProgram { what, program };
-    let used = budget.used;
+    let before = budget.used;
     if program == Program::Dex {
         // Where lists and code are, of one file after the other.
         budget.take(8 * old.len().max(new.len()) as u64)?;
@@ -298,7 +332,9 @@ fn apply_references(
         program::parse(program, new).filter(|&(len, _)| len as usize == new.len()).ok_or(no_program("new"))?;
 
     let mut delta = element.reference_delta;
-    let projection = Projection::new(element.equivalences.clone().collect(), element.old.1, element.new.1);
+    let runs = element.equivalences.clone().collect();
+    let projection = Projection::new(runs, order, element.old.1, element.new.1);
+    *is_ambiguous |= projection.is_ambiguous;
     for groups in parsed.groups.chunk_by(|a, b| a.pool == b.pool) {
         let old_targets = groups.iter().flat_map(|group| group.all()).map(|reference| reference.target);
         let mut targets = Targets::project(old_targets.collect(), &projection);
@@ -325,6 +361,6 @@ fn apply_references(
     if !delta.is_empty() {
         return Err(wrong("the reference delta goes on after the last reference"));
     }
-    budget.used = used;
+    budget.used = before;
     Ok(())
 }

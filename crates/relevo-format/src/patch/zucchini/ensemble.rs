@@ -14,6 +14,7 @@ pub(super) const ELEMENT_VERSION: u16 = 1;
 /// An element without references.
 pub(super) const NO_PROGRAM: [u8; 4] = *b"NoOp";
 
+#[derive(Clone)]
 pub(super) struct Ensemble<'a> {
     pub(super) old_len: u32,
     pub(super) old_crc: u32,

@@ -1,21 +1,24 @@
 //! Where old offsets are in the new file, and the list of targets that references are counted in.
 
-use super::{Equivalence, MAX_OFFSET};
+use super::{Equivalence, MAX_OFFSET, order::Order};
 
 /// Maps offsets of the old file to those of the new one, by what they have in common.
 pub(super) struct Projection {
     /// Sorted by old offset; no two have an old byte in common.
     runs: Vec<Equivalence>,
+    /// Whether another [`Order`] can make something else of them.
+    pub(super) is_ambiguous: bool,
     old_len: u32,
     new_len: u32,
 }
 
 impl Projection {
-    /// `equivalences` in the order of the patch.
-    pub(super) fn new(mut runs: Vec<Equivalence>, old_len: u32, new_len: u32) -> Self {
-        runs.sort_by_key(|run| run.old);
+    /// `runs` in the order of the patch.
+    pub(super) fn new(mut runs: Vec<Equivalence>, order: Order, old_len: u32, new_len: u32) -> Self {
+        order.sort(&mut runs);
+        let is_ambiguous = runs.windows(2).any(|pair| pair[0].old == pair[1].old);
         prune(&mut runs);
-        Self { runs, old_len, new_len }
+        Self { runs, is_ambiguous, old_len, new_len }
     }
 
     /// Where an offset would be: moved as the bytes nearest to it were. None if the files have nothing in common.

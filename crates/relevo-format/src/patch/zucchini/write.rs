@@ -3,6 +3,7 @@
 use super::{
     Equivalence, Program, crc32,
     ensemble::{ELEMENT_VERSION, MAGIC, NO_PROGRAM, VERSION, put_signed, put_unsigned},
+    order::Order,
     program::{self, Encoding, Group, Room, Space},
     project::{Projection, Targets},
 };
@@ -170,7 +171,7 @@ impl Part<'_> {
         put_stream(out, &differences.skip);
         put_stream(out, &differences.differences);
 
-        let projection = Projection::new(runs.clone(), old_len, new_len);
+        let projection = Projection::new(runs.clone(), Order::Stable, old_len, new_len);
         let (mut delta, mut pools) = (Vec::new(), Vec::new());
         let mut count = 0_u32;
         for groups in parsed.groups.chunk_by(|a, b| a.pool == b.pool) {
