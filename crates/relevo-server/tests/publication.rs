@@ -104,7 +104,7 @@ fn every_moment_of_a_publication_is_the_old_state_or_the_new_one() {
         let path = TargetPath::parse(&format!("acme/roadrunner/stable/roadrunner-{build}-full.rvp")).unwrap();
         let custom = json!({ "kind": "native", "to": build, "version": format!("build {build}"), "timestamp": START });
         let mut publication = repository.publication().unwrap();
-        publication.add_target(&path, &file, &custom).unwrap();
+        publication.add_package(&path, &file, &serde_json::from_value(custom).unwrap()).unwrap();
         publication.commit(&signers(), now()).unwrap();
     }
 
