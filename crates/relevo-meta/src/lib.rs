@@ -41,6 +41,7 @@ pub mod chunks;
 mod crypto;
 mod delegation;
 mod error;
+pub mod expiry;
 #[cfg(feature = "authoring")]
 pub mod keys;
 pub mod policy;

@@ -9,9 +9,10 @@ use std::{
 
 use jiff::Timestamp;
 use relevo_meta::{
-    Custom, Scope, Stored, Target, TrustedDevice,
+    Custom, RoleFile, Scope, Stored, Target, TrustedDevice,
     author::{DeviceFile, Draft, RegistryFile, SnapshotFile, TimestampFile},
     chunks::{self, ChunkList},
+    expiry::{self, Expiry},
 };
 use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
 use serde_json::{Map, Value, json};
@@ -67,6 +68,8 @@ pub struct Published {
     pub snapshot_version: u64,
     /// Version of the timestamp.
     pub timestamp_version: u64,
+    /// When the roles expire that were looked at: those that sign for what changed, and those above them.
+    pub expiries: Vec<Expiry>,
 }
 
 /// Bytes that are read, hashed and written at once.
@@ -278,11 +281,12 @@ impl<'a> Publication<'a> {
             }
             let trusted = &self.base.trusted;
             let (snapshot_version, timestamp_version) = (trusted.snapshot_version(), trusted.timestamp_version());
-            return Ok(Published { roles: Vec::new(), snapshot_version, timestamp_version });
+            let expiries = expiry::expiries(trusted.roles(), now);
+            return Ok(Published { roles: Vec::new(), snapshot_version, timestamp_version, expiries });
         }
         let roles = self.needed_signers();
         let staged = self.stage(signers, now)?;
-        self.verify(&staged, now)?;
+        let expiries = expiry::expiries(&self.verify(&staged, now)?, now);
 
         self.attempted.extend(staged.keys().filter_map(|name| match layout::metadata_name(name) {
             layout::MetadataName::Versioned { version, role } => Some((role, version)),
@@ -293,7 +297,8 @@ impl<'a> Publication<'a> {
         self.repository.storage.sync_dirs(&self.unsynced)?;
         self.repository.put_metadata(&staged)?;
         self.unmark()?;
-        Ok(Published { roles, snapshot_version: self.snapshot.version(), timestamp_version: self.timestamp.version() })
+        let (snapshot_version, timestamp_version) = (self.snapshot.version(), self.timestamp.version());
+        Ok(Published { roles, snapshot_version, timestamp_version, expiries })
     }
 
     pub(crate) fn snapshot_expires(&self) -> Timestamp {
@@ -347,8 +352,14 @@ impl<'a> Publication<'a> {
         Ok(staged)
     }
 
-    /// Verifies the staged state as phones would: one that is new, and one that has the state before.
-    fn verify(&self, staged: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<(), RepoError> {
+    /// Verifies the staged state as phones would: one that is new, and one that has the state before. Gives the roles that
+    /// they saw.
+    fn verify(
+        &self,
+        staged: &BTreeMap<String, Vec<u8>>,
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, RoleFile>, RepoError> {
+        let mut seen = BTreeMap::new();
         let first = Stored::with_root(self.repository.first_root()?);
         let mut scopes: Vec<(Scope, Option<&Codename>)> = Vec::new();
         for (codename, (vendor, _)) in &self.devices {
@@ -373,6 +384,7 @@ impl<'a> Publication<'a> {
                     None => self.repository.read_metadata(request),
                 };
                 let state = drive(stored.clone(), scope.clone(), now, read).map_err(refused)?.trusted;
+                seen.extend(state.roles().clone());
                 let (devices, troubles) = state.into_parts();
                 let trouble =
                     troubles.into_iter().find(|(role, _)| self.changed.contains(role) || !known.contains(role));
@@ -389,7 +401,7 @@ impl<'a> Publication<'a> {
                     .map_err(|fault| RepoError::NotForPhones(Box::new(fault)))?;
             }
         }
-        Ok(())
+        Ok(seen)
     }
 
     /// Roles that do not verify in the last published state either, where the new one is looked at as a whole.

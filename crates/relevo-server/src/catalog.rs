@@ -11,7 +11,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use relevo_meta::{Trusted, TrustedDevice};
+use relevo_meta::{
+    RoleFile, Trusted, TrustedDevice,
+    expiry::{Expiry, Level, expiries},
+};
 use relevo_repo::{RepoError, Repository};
 use relevo_types::{BuildId, ByteLen, Channel, Codename, PackageKind, Sha256, TargetPath, Vendor};
 use sha2::Digest;
@@ -24,8 +27,8 @@ use crate::{
 /// Longest `timestamp.json` that is looked at, in bytes; clients take 4 KiB.
 const MAX_TIMESTAMP: u64 = 64 << 10;
 
-/// Most parts that do not verify that are told of; one mistake can break hundreds of roles.
-const MAX_TROUBLES: usize = 20;
+/// Most parts that do not verify, or will expire, that are told of; one mistake can break hundreds of roles.
+pub(crate) const MAX_TROUBLES: usize = 20;
 
 /// A verified state of the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub(crate) struct Catalog {
     pub devices: Vec<Device>,
     /// Roles that did not verify, with the reason; their devices are missing above.
     pub troubles: Vec<String>,
+    /// The roles that verified.
+    pub roles: BTreeMap<String, RoleFile>,
 }
 
 /// A device.
@@ -134,6 +139,8 @@ pub(crate) struct Catalogs {
 #[derive(Default)]
 struct Known {
     view: View,
+    /// What was said of roles that will expire: once for each level.
+    said: BTreeMap<String, Level>,
     /// SHA-256 of the last `timestamp.json` that was looked at, whether it verified or not.
     seen: Option<Sha256>,
 }
@@ -190,6 +197,22 @@ impl Catalogs {
             Err(error) => known.note(Problem::Unreadable(error.to_string())),
         }
         known.view.clone()
+    }
+
+    /// Says in the log which roles will expire, 60, 14 and 3 days before.
+    pub(crate) fn warn(&self, now: Timestamp) {
+        let mut known = self.write();
+        let Some(catalog) = known.view.catalog.clone() else { return };
+        let expiring = catalog.expiring(now);
+        known.said.retain(|role, _| expiring.iter().any(|expiry| expiry.role == *role));
+        for expiry in expiring {
+            let before = known.said.insert(expiry.role.clone(), expiry.level);
+            if before.is_none_or(|before| before < expiry.level)
+                && let Some(warning) = expiry.warning()
+            {
+                tracing::warn!(role = expiry.role, days_left = expiry.days_left, "{warning}");
+            }
+        }
     }
 
     fn look(&self) -> io::Result<Sha256> {
@@ -260,6 +283,13 @@ fn read(root: &Root, id: Sha256) -> Result<Catalog, Problem> {
 }
 
 impl Catalog {
+    /// The roles of which it is time to say when they expire, the next one first.
+    pub(crate) fn expiring(&self, now: Timestamp) -> Vec<Expiry> {
+        let mut expiring = expiries(&self.roles, now);
+        expiring.retain(|expiry| expiry.level != Level::Fine);
+        expiring
+    }
+
     fn new(id: Sha256, trusted: &Trusted) -> Self {
         let role_expires = |role: &str| trusted.roles().get(role).map(|file| file.expires);
         let (expires_first, expires) = ["timestamp", "snapshot", "targets", "root"]
@@ -290,6 +320,7 @@ impl Catalog {
             expires_first,
             devices,
             troubles: roles.chain(targets).take(MAX_TROUBLES).collect(),
+            roles: trusted.roles().clone(),
         }
     }
 }

@@ -62,6 +62,7 @@ impl State {
     /// Looks after the repository and the database.
     async fn round(&self) {
         let view = self.catalogs.current(Retry::Yes).await;
+        self.catalogs.warn((self.clock)());
         let day = (self.clock)().as_second().div_euclid(DAY_SECONDS);
         let written = match self.write_database(view.catalog.as_deref()).await {
             Ok(()) => self.downloads.write(&self.database, day).await,

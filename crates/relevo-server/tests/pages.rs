@@ -166,6 +166,31 @@ fn expired_metadata_is_served_and_said_to_be_expired() {
 }
 
 #[test]
+fn roles_that_will_expire_are_told_of_before() {
+    let server = TestServer::start();
+    let mut repo = test_repo();
+    let expiring = || {
+        let roles = server.get("/readyz").json()["repository"]["expiring"].clone();
+        let role = |role: &serde_json::Value| format!("{} {} {}", role["role"], role["level"], role["days_left"]);
+        roles.as_array().map(|roles| roles.iter().map(role).collect::<Vec<_>>().join(", ").replace('"', ""))
+    };
+    server.publish(&repo);
+    assert_eq!(expiring(), None, "timestamp and snapshot are short-lived by nature");
+
+    server.set_clock(START + 4 * DAY);
+    assert_eq!(expiring().unwrap(), "timestamp urgent 3");
+    let at = |days: i64| jiff::Timestamp::from_second(START + days * DAY).unwrap();
+    repo.timestamp.set_expires(at(173));
+    repo.snapshot.set_expires(at(210));
+    repo.publish_snapshot();
+    repo.publish_timestamp();
+    server.publish(&repo);
+    server.set_clock(START + 166 * DAY);
+    assert_eq!(expiring().unwrap(), "d-coyote soon 14, d-roadrunner soon 14");
+    assert_eq!(server.get("/readyz").status, 200);
+}
+
+#[test]
 fn a_device_whose_role_expired_is_unmaintained_and_harms_nobody() {
     let server = TestServer::start();
     let mut repo = test_repo();

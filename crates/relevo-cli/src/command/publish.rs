@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::Context;
+use relevo_meta::expiry::Expiry;
 use relevo_repo::Signers;
 use relevo_types::{ByteLen, Codename, DeviceManifest, PackageKind, Sha256, TargetPath};
 use serde::Serialize;
@@ -52,7 +53,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
     let mut publication = repository.publication()?;
     let mut answer = Published { packages: Vec::new(), roles: Vec::new(), timestamp_version: 0 };
     if work.iter().all(|(_, pending)| pending.is_empty()) {
-        answer.timestamp_version = publication.commit(&Signers::new(), session.now)?.timestamp_version;
+        let published = publication.commit(&Signers::new(), session.now)?;
+        published.expiries.iter().filter_map(Expiry::warning).for_each(|text| session.warn(text));
+        answer.timestamp_version = published.timestamp_version;
         tidy(&home, &work)?;
         return Ok(Answer::new(&answer).text("nothing new to publish\n"));
     }
@@ -94,6 +97,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
     }
     let signers = repository::signers(&home, &publication.needed_signers(), &passphrase)?;
     let published = publication.commit(&signers, session.now)?;
+    published.expiries.iter().filter_map(Expiry::warning).for_each(|text| session.warn(text));
     answer.roles = published.roles;
     answer.timestamp_version = published.timestamp_version;
     for made in work.iter().flat_map(|(_, pending)| pending) {

@@ -9,6 +9,8 @@ mod chunks;
 #[cfg(test)]
 mod crypto;
 #[cfg(test)]
+mod expiry;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod refresh;

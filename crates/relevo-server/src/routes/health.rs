@@ -2,11 +2,12 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, http::header, web};
 use jiff::Timestamp;
+use relevo_meta::expiry::Expiry;
 use serde::Serialize;
 
 use super::{NEVER, STEPS, plain, refuse};
 use crate::{
-    catalog::{Problem, Retry, View},
+    catalog::{MAX_TROUBLES, Problem, Retry, View},
     database::chain,
     startup::State,
 };
@@ -48,6 +49,9 @@ struct RepositoryState {
     /// Roles that do not verify; each harms its own devices only, so the server is ready all the same.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     troubles: Vec<String>,
+    /// Roles that will expire within 60 days, or have, the next one first.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    expiring: Vec<Expiry>,
 }
 
 /// Whether the repository verifies and is fresh, and the database can be written.
@@ -56,7 +60,8 @@ pub(crate) async fn ready(request: HttpRequest, state: web::Data<State>) -> Http
         return refused;
     }
     let view = state.catalogs.current(Retry::No).await;
-    let mut problems: Vec<Trouble> = repository(&view, (state.clock)()).into_iter().collect();
+    let now = (state.clock)();
+    let mut problems: Vec<Trouble> = repository(&view, now).into_iter().collect();
     if let Err(error) = state.write_database(view.catalog.as_deref()).await {
         tracing::warn!(error = %chain(&error), "the database cannot be used");
         // The log names the path; whoever asks over the network need not know it.
@@ -68,6 +73,7 @@ pub(crate) async fn ready(request: HttpRequest, state: web::Data<State>) -> Http
         expires: catalog.expires,
         devices: catalog.devices.len(),
         troubles: catalog.troubles.clone(),
+        expiring: catalog.expiring(now).into_iter().take(MAX_TROUBLES).collect(),
     });
     let ready = problems.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
