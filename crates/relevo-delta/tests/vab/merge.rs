@@ -75,15 +75,17 @@ fn of_two_runs_that_change_places_one_is_stored() {
 }
 
 #[test]
-fn only_what_stands_in_a_circle_is_stored() {
+fn of_steps_in_a_circle_only_the_part_is_stored_that_closes_it() {
     let mut build = Build::new(noise(1, 100 * BLOCK));
-    // Blocks 40 to 89 go to the front, 0 to 49 behind them: 0 to 9 and 40 to 49 stand in circles.
-    build.copy(&[(40, 50)]);
-    build.copy(&[(0, 50)]);
+    // Blocks 95 to 99 go to the front, and the rest behind them; the front's part of the circle is the smaller.
+    build.copy(&[(95, 5)]);
+    build.copy(&[(0, 40)]);
+    build.replace(&noise(2, 50 * BLOCK));
+    build.copy(&[(40, 5)]);
 
     let merge = plan(&build, &COPIES);
 
-    assert_eq!(moved(&merge), 90);
+    assert_eq!(moved(&merge), 45);
     check(&build, &merge);
 }
 
@@ -162,7 +164,7 @@ fn the_plan_does_not_depend_on_threads() {
 }
 
 /// A build of pieces: kind, where in the old image, how many blocks, something else.
-fn mixed(pieces: &[(u8, usize, usize, usize)]) -> Build {
+pub(crate) fn mixed(pieces: &[(u8, usize, usize, usize)]) -> Build {
     let blocks = 128;
     let mut build = Build::new([text(3, blocks / 2 * BLOCK), noise(4, blocks / 2 * BLOCK)].concat());
     for &(kind, start, len, more) in pieces {

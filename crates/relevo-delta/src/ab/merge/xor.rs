@@ -37,8 +37,8 @@ pub(super) struct Found {
 }
 
 const BLOCK_LEN: u64 = BLOCK.get();
-/// What a run has to save. Its line takes about 20 bytes of the download, so each of them saves 25 on the phone.
-const LEAST_GAIN: i64 = 512;
+/// What a run has to save. Its line takes about 20 bytes of the download, so each of them saves 100 on the phone.
+const LEAST_GAIN: i64 = 2048;
 /// What a block costs more as a difference: its place in the order, and often its own operation.
 const BLOCK_COST: i64 = 20;
 /// Bytes that tell of likeness, and the distance of those that are known by heart.
