@@ -9,7 +9,7 @@
 //! 4. `encode`: what the source build's `update_engine` knows is estimated, and the smallest is made in full.
 //! 5. `check`: every operation is applied and compared with the new image before it is kept.
 //!
-//! For phones with compressed snapshots, [`merge`] and [`cow`] then work out what the manifest says of them.
+//! For phones with compressed snapshots, [`dynamic`] then adds what the manifest says of them, with [`merge`] and [`cow`].
 //!
 //! No image is held as a whole, and the same input gives the same bytes with any number of threads.
 
@@ -17,6 +17,7 @@ mod bases;
 mod blobs;
 mod check;
 pub mod cow;
+pub mod dynamic;
 mod encode;
 pub mod merge;
 mod piece;

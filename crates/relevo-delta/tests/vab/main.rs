@@ -2,5 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "fixtures are tests too, and small")]
 
 mod build;
+mod cow;
 mod device;
+mod dynamic;
 mod merge;
+mod writer;
