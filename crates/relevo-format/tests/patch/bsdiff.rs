@@ -6,7 +6,7 @@ use bzip2::{Compression, read::BzDecoder, write::BzEncoder};
 use proptest::prelude::*;
 use relevo_format::patch::{
     Codec, Limits, PatchError, StreamError,
-    bsdiff::{Format, Match, apply, target_len, walk, write},
+    bsdiff::{Effort, Format, Match, Streams, apply, target_len, walk, write},
 };
 use relevo_types::ByteLen;
 
@@ -300,4 +300,41 @@ fn tells_which_runs_are_made_of_old_bytes() {
     let damaged = pack(&[[100, 0, 0], [200, 0, 0]], &[], &[], 250);
     assert!(matches!(walk(&damaged, |_, _, _| {}), Err(PatchError::Overrun(_))));
     assert!(matches!(walk(b"BSDIFF40", |_, _, _| {}), Err(PatchError::Truncated { .. })));
+}
+
+#[test]
+fn every_effort_makes_the_same_target() {
+    let old: Vec<u8> = (0_u32..60_000).flat_map(|number| (number * number % 10_007).to_le_bytes()).collect();
+    let mut new = old.clone();
+    new.iter_mut().step_by(97).for_each(|byte| *byte = byte.wrapping_add(3));
+    new.extend((0_u32..3000).map(|number| (number * number % 251).to_le_bytes()[0]));
+    let streams = Streams::new(&old, &new, &[Match { old: 0, new: 0, len: old.len(), extra: 3000 }]);
+
+    let efforts = [Effort::QUICK, Effort { saved_per_second: 1000 }, Effort::BEST];
+    let patches = efforts.map(|effort| streams.write(Format::Smallest, effort));
+
+    for patch in &patches {
+        let mut out = Vec::new();
+        apply(&&old[..], patch, &mut out, &Limits::default()).unwrap();
+        assert!(out == new);
+    }
+    assert!(patches[2].len() < patches[0].len() + patches[0].len() / 50);
+    assert_eq!(
+        patches[2],
+        write(&old, &new, &[Match { old: 0, new: 0, len: old.len(), extra: 3000 }], Format::Smallest)
+    );
+    assert!((patches[2].len()..new.len() / 50).contains(&streams.estimate()));
+}
+
+#[test]
+fn matches_that_make_nothing_leave_no_entry() {
+    let (old, new) = (b"0123456789", b"4567xy");
+    let nothing = |old, new| Match { old, new, len: 0, extra: 0 };
+    let all = [nothing(3, 0), Match { old: 4, new: 0, len: 4, extra: 2 }, nothing(0, 6)];
+
+    let patch = write(old, new, &all, Format::Bsdiff40);
+    let mut out = Vec::new();
+    apply(&&old[..], &patch, &mut out, &Limits::default()).unwrap();
+
+    assert_eq!(out, new);
 }
