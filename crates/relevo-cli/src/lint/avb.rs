@@ -51,6 +51,8 @@ pub(super) fn check(kind: InstallKind, images: &Images<'_>, findings: &mut Vec<F
         }
     }
 
+    chains(images, &located, level(off), findings);
+
     // The same is often said twice: at the image's end and in vbmeta.
     let mut said: Vec<(&PartitionName, &PartitionName, &Descriptor)> = Vec::new();
     for (by, found) in &located {
@@ -79,6 +81,31 @@ pub(super) fn check(kind: InstallKind, images: &Images<'_>, findings: &mut Vec<F
         })
         .collect();
     findings.extend(wrong);
+}
+
+/// Partitions that have to vouch for themselves, with a key that another one names.
+fn chains(images: &Images<'_>, located: &BTreeMap<&PartitionName, Located>, level: Level, findings: &mut Vec<Finding>) {
+    for (by, found) in located {
+        for descriptor in &found.vbmeta.descriptors {
+            let Descriptor::Chain(chain) = descriptor else { continue };
+            let of = PartitionName::parse(&chain.partition).ok();
+            let Some(of) = of.filter(|name| images.contains_key(name)) else {
+                findings.push(warning(
+                    "avb-chain-missing",
+                    format!("{by} leaves {} to a vbmeta of its own, and the build has no such image", chain.partition),
+                    "add the image, unless phones keep the one that they have",
+                ));
+                continue;
+            };
+            let key = located.get(&of).map(|found| &found.vbmeta.public_key);
+            if key != Some(&chain.public_key) {
+                let text = format!(
+                    "{of} is not signed with the key that {by} names for it; phones with verified boot do not start"
+                );
+                findings.push(Finding { level, ..error("avb-chain-key", text, REBUILD) });
+            }
+        }
+    }
 }
 
 fn test_keys(located: &BTreeMap<&PartitionName, Located>, findings: &mut Vec<Finding>) {

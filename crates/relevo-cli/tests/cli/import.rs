@@ -343,7 +343,7 @@ fn images_that_verified_boot_would_refuse_stop_an_import() {
     let whole = import("1", &|_| {}).expect(0).json();
     let boot = import("2", &|images| images[0].1[100] ^= 1).expect(1).json();
     let system = import("3", &|images| images[1].1[5000] ^= 1).expect(1).json();
-    // A byte of the root digest in vbmeta: the digest is another, and so the signature does not fit.
+    // A byte of the key that vbmeta names for recovery: the digest is another, and so is the signature.
     let signed = import("4", &|images| images[4].1[1200] ^= 1).expect(1).json();
     let footer = import("5", &|images| {
         let len = images[1].1.len();
@@ -358,7 +358,20 @@ fn images_that_verified_boot_would_refuse_stop_an_import() {
     let args = ["import", &dir, "--device", "alioth", "--no-full", "--json", "--build", "6", "--timestamp", "9"];
     let alone = machine.at_desk(args).expect(0).json();
 
+    // A chain that ends in nothing, and one that ends in an image that is not signed.
+    let dir = machine.images("v7", &[("vbmeta", verified_boot("vbmeta"))]);
+    let args = ["import", &dir, "--device", "alioth", "--no-full", "--json", "--build", "7", "--timestamp", "9"];
+    let missing = machine.at_desk(args).expect(0).json();
+    let dir = machine.images("v8", &[("vbmeta", verified_boot("vbmeta")), ("recovery", verified_boot("system"))]);
+    let args = ["import", &dir, "--device", "alioth", "--no-full", "--json", "--build", "8", "--timestamp", "9"];
+    let key = machine.at_desk(args).expect(1).json();
+
     assert_eq!(whole["partitions"].as_object().unwrap().len(), 5);
+    assert_eq!(
+        (&avb(&missing)[1]["code"], &avb(&missing)[1]["level"]),
+        (&json!("avb-chain-missing"), &json!("warning"))
+    );
+    assert_eq!((&avb(&key)[1]["code"], &avb(&key)[1]["level"]), (&json!("avb-chain-key"), &json!("error")));
     assert_eq!((&avb(&alone)[0]["code"], &avb(&alone)[0]["level"]), (&json!("avb-mismatch"), &json!("warning")));
     insta::assert_json_snapshot!("import_avb", [&whole, &boot, &system, &signed, &footer].map(avb));
 }

@@ -1,4 +1,5 @@
 //! Operations of A/B payloads: what is made applies, and is only what the source build knows.
+#![expect(clippy::unwrap_used, reason = "fixtures are tests too")]
 
 mod raw;
 mod support;
