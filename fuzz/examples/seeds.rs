@@ -115,6 +115,17 @@ fn main() -> io::Result<()> {
     seed("puffin", "stored", b"\x05\0\0\x80\x02xyz\xff\x81")?;
     let file = fs::read(golden.join("58.old"))?;
     seed("lz4diff", "parts", &[&[0b10_0111], &part(&file[..4096])[..], &part(&[b'x'; 900]), &[200]].concat())?;
+
+    // A vbmeta image without its padding, and the end of an image whose footer points to its start then.
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/relevo-format/tests/avb/golden");
+    let image = |name: &str| zstd::decode_all(fs::File::open(golden.join(name))?);
+    seed("avb", "vbmeta", &image("vbmeta.img.zst")?[..256 + 320 + 2816])?;
+    let system = image("system.img.zst")?;
+    let (mut end, footer) = (system[1_261_568..][..832].to_vec(), &system[system.len() - 64..]);
+    end.extend([&footer[..20], &[0; 8], &footer[28..]].concat());
+    seed("avb", "footer", &end)?;
+    // Three blocks of data, and one of their tree.
+    seed("avb", "tree", &image("product.img.zst")?)?;
     ab()
 }
 

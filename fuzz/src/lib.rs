@@ -24,7 +24,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -38,10 +38,13 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("erofs", erofs),
     ("ota_zip", ota_zip),
     ("payload", payload),
+    ("avb", avb),
 ];
 
+mod avb;
 mod patch;
 
+pub use avb::avb;
 pub use patch::{bsdf2, lz4diff, puffin};
 
 /// The front of a package: what is read is written back as it was.
