@@ -141,8 +141,10 @@ pub fn compress(ensemble: &[u8]) -> Vec<u8> {
     super::stream::compress(Codec::Brotli, ensemble)
 }
 
-/// A file as long as `bytes` where references of programs do not depend on addresses, for a matcher to compare: code that
-/// moved is the same there. What matches in it can be used for [`build`] as it is. None if there is no program.
+/// A file as long as `bytes` where a program does not depend on addresses, for a matcher to compare: code that moved is the
+/// same there. What matches in it can be used for [`build`] as it is. None if there is no program.
+///
+/// Whatever says where something is has all bits 0, references as well as what AOSP's reader does not know as such.
 pub fn normal_form(bytes: &[u8]) -> Option<Vec<u8>> {
     write::normal_form(bytes)
 }

@@ -13,6 +13,7 @@ const MAX_PLACE: u64 = 0x7fff_0000;
 const RELA: u32 = 4;
 const NO_BITS: u32 = 8;
 const REL: u32 = 9;
+const SYMBOLS: u32 = 11;
 const PROGRAM_BITS: u32 = 1;
 const EXECUTABLE: u64 = 1 << 2;
 const THREAD_LOCAL: u64 = 1 << 10;
@@ -223,6 +224,34 @@ pub(super) fn disassemble(program: Program, bytes: &[u8], room: &mut Room) -> Re
     };
     groups.extend(found);
     Ok(Some(Disassembly { len: elf.len, groups }))
+}
+
+/// Zeros what else depends on addresses, though AOSP's reader does not know it as references: what relocations of all kinds
+/// are for and what RELA adds, where symbols are, and the pages that ADRP counts in.
+pub(super) fn forget(program: Program, bytes: &mut [u8]) {
+    let Some(elf) = parse(program, bytes) else { return };
+    let width = layout(program).word;
+    for section in &elf.sections {
+        let place = &mut bytes[section.offset as usize..][..section.len as usize];
+        match section.kind {
+            REL => place.chunks_exact_mut(2 * width).for_each(|entry| entry[..width].fill(0)),
+            RELA => place.chunks_exact_mut(3 * width).for_each(|entry| {
+                entry[..width].fill(0);
+                entry[2 * width..].fill(0);
+            }),
+            SYMBOLS if width == 8 => place.chunks_exact_mut(24).for_each(|symbol| symbol[8..16].fill(0)),
+            SYMBOLS => place.chunks_exact_mut(16).for_each(|symbol| symbol[4..8].fill(0)),
+            PROGRAM_BITS if program == Program::ElfArm64 && section.flags & EXECUTABLE != 0 => {
+                for code in place.as_chunks_mut::<4>().0 {
+                    let value = u32::from_le_bytes(*code);
+                    if value & 0x9f00_0000 == 0x9000_0000 {
+                        *code = (value & 0x9f00_001f).to_le_bytes();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Sorts sections by offset; none if two have a byte in common. Each could be read as often as there are sections.

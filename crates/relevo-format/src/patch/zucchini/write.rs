@@ -1,7 +1,7 @@
 //! Writing: from runs that a matcher found to the bytes of an ensemble patch.
 
 use super::{
-    Equivalence, Program, crc32,
+    Equivalence, Program, crc32, elf,
     ensemble::{ELEMENT_VERSION, MAGIC, NO_PROGRAM, VERSION, put_signed, put_unsigned},
     order::Order,
     program::{self, Encoding, Group, Room, Space},
@@ -317,6 +317,9 @@ pub(super) fn normal_form(bytes: &[u8]) -> Option<Vec<u8>> {
                 _ => place.fill(0),
             }
         }
+    }
+    if program != Program::Dex {
+        elf::forget(program, &mut out);
     }
     Some(out)
 }
