@@ -17,4 +17,6 @@ mod refresh;
 #[cfg(test)]
 mod search;
 #[cfg(test)]
+mod sizes;
+#[cfg(test)]
 mod stale;
