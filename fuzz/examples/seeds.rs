@@ -164,7 +164,20 @@ fn ab() -> io::Result<()> {
     zip.extend(u32::try_from(directory.len()).expect("short").to_le_bytes());
     zip.extend(at.to_le_bytes());
     zip.extend([0, 0]);
-    seed("ota_zip", "two-entries", &zip)
+    seed("ota_zip", "two-entries", &zip)?;
+    seed("keys", "p256", &p256())?;
+    let certificate = include_bytes!("../../tests/data/aosp/ota_cert.x509.pem");
+    seed("keys", "certificate", certificate)?;
+    seed("keys", "public", include_bytes!("../../tests/data/aosp/payload_key.pub.pem"))
+}
+
+/// A private key on P-256 that is a number everybody knows, in DER (PKCS#8).
+fn p256() -> Vec<u8> {
+    let mut der = vec![0x30, 0x41, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    der.extend([0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]);
+    der.extend([0x04, 0x27, 0x30, 0x25, 0x02, 0x01, 0x01, 0x04, 0x20]);
+    der.extend([7; 32]);
+    der
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

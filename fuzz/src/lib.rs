@@ -14,7 +14,7 @@ use relevo_format::{
     ops::{Decoder, Encoder, Op},
     ota_zip::{self, OtaZip},
     package::{Base, BaseKind, Codec, Engine, Front, Info, Limits, Manifest, Partition, Piece, Role, Stream},
-    payload::{self, Payload, Sink, apply_operation, is_applied},
+    payload::{self, Certificate, Payload, PrivateKey, PublicKey, Sink, apply_operation, is_applied},
 };
 use relevo_meta::chunks::ChunkList;
 use relevo_types::{ByteLen, PartitionName, Sha256};
@@ -24,7 +24,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -39,6 +39,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("ota_zip", ota_zip),
     ("payload", payload),
     ("avb", avb),
+    ("keys", keys),
 ];
 
 mod avb;
@@ -365,6 +366,37 @@ impl Sink for Bounds {
     }
 }
 
+/// What is read can be written, and is read as the same.
+fn written_again(payload: &Payload, data: &[u8], limits: &payload::Limits) {
+    let _ = payload.is_known_whole();
+    let start = usize::try_from(payload.blobs_offset().get()).expect("it is in memory");
+    let blobs = &data[start..start + usize::try_from(payload.blobs_len().get()).expect("so is its end")];
+    let mut again = Vec::new();
+    let written = payload::write(payload.manifest(), &blobs, &[], &mut again, |_| ControlFlow::Continue(()));
+    written.expect("what was read is not refused");
+    let again = Payload::read(&again, limits).expect("what was written is read");
+    assert_eq!(again.manifest(), payload.manifest());
+}
+
+/// Keys and certificates: an error, or one that reads back as the same and signs nothing that it does not verify.
+pub fn keys(data: &[u8]) {
+    if let Ok(certificate) = Certificate::parse(data) {
+        assert_eq!(Certificate::parse(certificate.to_pem().as_bytes()).as_ref(), Ok(&certificate));
+        assert_eq!(PublicKey::parse(certificate.der()).as_ref(), Ok(certificate.key()));
+    }
+    let digest = Sha256::new([7; 32]);
+    // Nothing is opened with a passphrase: that is meant to take long.
+    if let Ok(key) = PrivateKey::parse(data, None)
+        && let Ok(signature) = key.sign(&digest)
+    {
+        assert!(key.public().verify(&digest, &signature));
+        assert!(signature.len() <= key.public().kind().signature_len());
+    }
+    if let Ok(key) = PublicKey::parse(data) {
+        assert!(!key.verify(&digest, &[0; 256]));
+    }
+}
+
 /// A payload: blocks are written once and inside, and every operation ends.
 pub fn payload(data: &[u8]) {
     let limits = payload::Limits { memory: ByteLen::mib(16), partition: ByteLen::mib(1), ..payload::Limits::default() };
@@ -372,6 +404,7 @@ pub fn payload(data: &[u8]) {
 
     assert_eq!(payload.len().get(), data.len() as u64);
     assert!(payload.verify_metadata(&[]).is_err());
+    written_again(&payload, data, &limits);
     for partition in &payload.manifest().partitions {
         let computed: u64 = partition.computed().map(|extent| extent.len()).sum();
         let written: u64 = partition.operations.iter().map(payload::Operation::target_len).sum();

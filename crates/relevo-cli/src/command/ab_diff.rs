@@ -130,7 +130,7 @@ pub(crate) struct Update<'a> {
 pub(crate) fn make(session: &Session<'_>, update: Update<'_>, bars: &Bars<'_>) -> anyhow::Result<Diffed> {
     let Update { mut old, mut new, options, effort, signers, out, scratch } = update;
     let minor = options.minor.or_else(|| old.facts.minor()).ok_or(CliError::NoMinor)?;
-    check_builds(session, options, &old, &new, minor)?;
+    check_builds(session, options, (&old, &new), minor, is_zip_name(out))?;
     let mut dynamic = new.dynamic.as_ref().map(|dynamic| for_source(dynamic, old.dynamic.as_ref()));
 
     let generator = ab::Options {
@@ -297,9 +297,9 @@ fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) ->
 fn check_builds(
     session: &Session<'_>,
     options: &AbOptions,
-    old: &BuildSource,
-    new: &BuildSource,
+    (old, new): (&BuildSource, &BuildSource),
     minor: u32,
+    zip: bool,
 ) -> anyhow::Result<()> {
     if let (Some(from), Some(to)) = (old.facts.device.first(), new.facts.device.first())
         && !old.facts.device.iter().any(|device| new.facts.device.contains(device))
@@ -325,7 +325,9 @@ fn check_builds(
     let unknown = |whose: &str, what: &str| {
         session.warn(format!("nothing says the {whose} build's {what}; recoveries compare it"))
     };
-    for (whose, facts) in [("old", &old.facts), ("new", &new.facts)] {
+    // A bare payload says nothing of them.
+    let compared = [("old", &old.facts), ("new", &new.facts)];
+    for (whose, facts) in compared.into_iter().filter(|_| zip) {
         if facts.build.is_none() {
             unknown(whose, "fingerprint");
         }
