@@ -113,6 +113,10 @@ fn main() -> io::Result<()> {
     // One block of fixed codes; a stored one.
     seed("puffin", "fixed", b"\x03\0\0\xa0\0a\x80\0\0\xff\x81")?;
     seed("puffin", "stored", b"\x05\0\0\x80\x02xyz\xff\x81")?;
+    // A file with entries of a zip archive; a block of fixed codes; a stored one before it.
+    seed("locate", "17.old", &[&[0x80], &fs::read(golden.join("17.old"))?[..]].concat())?;
+    seed("locate", "fixed", b"\x01\x4b\x04\x02\0")?;
+    seed("locate", "member", b"\xc2\0\x01\0\xfe\xffa\x4b\x04\x02\0\0\0\0\0\x04\0\0\0")?;
     let file = fs::read(golden.join("58.old"))?;
     seed("lz4diff", "parts", &[&[0b10_0111], &part(&file[..4096])[..], &part(&[b'x'; 900]), &[200]].concat())?;
 

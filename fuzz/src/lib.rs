@@ -34,6 +34,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("bsdf2", patch::bsdf2),
     ("puffin", patch::puffin),
     ("lz4diff", patch::lz4diff),
+    ("locate", patch::locate),
     ("ext4", ext4),
     ("erofs", erofs),
     ("ota_zip", ota_zip),
@@ -46,7 +47,7 @@ mod avb;
 mod patch;
 
 pub use avb::avb;
-pub use patch::{bsdf2, lz4diff, puffin};
+pub use patch::{bsdf2, locate, lz4diff, puffin};
 
 /// The front of a package: what is read is written back as it was.
 pub fn front(data: &[u8]) {

@@ -3,7 +3,10 @@
 //! The first byte of an input says what the rest is: 0 for an old file and a patch as they are, else parts that a patch is
 //! made of, so that a fuzzer gets behind the compressed streams.
 
-use relevo_format::patch::{DeflateError, Limits, PatchError, bsdiff, lz4diff as lz4, puffin as puf};
+use relevo_format::{
+    fs::{Cluster, Coding},
+    patch::{DeflateError, Limits, PatchError, bsdiff, locate as find, lz4diff as lz4, puffin as puf},
+};
 use relevo_types::ByteLen;
 
 const MAX_OUTPUT: u32 = 1;
@@ -193,4 +196,69 @@ pub fn lz4diff(data: &[u8]) {
     if let Ok(out) = run(lz4::apply, old, &patch) {
         assert_eq!(out.len() as u64, stored_len);
     }
+    rewritten(old, raw_len, kind);
+}
+
+/// What may be two clusters is decoded, and a patch makes the same bytes again.
+fn rewritten(stored: &[u8], raw_len: u64, kind: u8) {
+    let coding = if kind >> 1 & 1 == 1 { Coding::Lz4 } else { Coding::Lz4Unpadded };
+    let first = u64::from(kind).min(stored.len() as u64);
+    let cluster = |at: u64, stored_len: u64| Cluster {
+        file_offset: 0,
+        len: raw_len,
+        image_offset: at,
+        stored_len,
+        coding,
+        skip: u64::from(kind >> 5),
+        inline: false,
+        partial: kind >> 4 & 1 == 1,
+    };
+    let clusters = [cluster(0, first), cluster(first, stored.len() as u64 - first)];
+    let (old, new) = (lz4::plain(stored, &clusters), lz4::Target::new(stored, &clusters, None));
+    let (Ok(old), Ok(new)) = (old, new) else { return };
+    if new.plain.raw.len() > 1 << 16 {
+        return;
+    }
+    let patch = lz4::write(&old, &new, lz4::Inner::Bsdiff(&from_nothing(&new.plain.raw)));
+    assert_eq!(run(lz4::apply, stored, &patch).expect("it was just written"), stored);
+}
+
+/// The locator: what it finds lies in the file, in order, and becomes the same bytes again, also of a piece.
+pub fn locate(data: &[u8]) {
+    let Some((&kind, data)) = data.split_first() else { return };
+    let header = match kind % 4 {
+        // An entry with its sizes after the data; a member without any texts.
+        1 => &b"PK\x03\x04\x14\0\x08\0\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
+        2 => b"\x1f\x8b\x08\0\0\0\0\0\x02\x03",
+        _ => b"",
+    };
+    let file = [header, data].concat();
+    let found = find::deflates(&file, &find::Limits { deflates: 1000, puff_len: 1 << 14, passes: 4 });
+    assert!(found.is_sorted_by(|a, b| a.end() <= b.bit));
+    assert!(found.last().is_none_or(|last| last.end() <= 8 * file.len() as u64));
+    same(&file, &found);
+    let half = file.len() as u64 * u64::from(kind) / 256;
+    let (first, second) = file.split_at(usize::try_from(half).expect("short"));
+    let ranges = [half..file.len() as u64, 0..half];
+    same(&[second, first].concat(), &find::cut(&found, ranges, 0));
+    let (mut old, mut new) = (found.clone(), found);
+    find::drop_equal(&file, &mut old, &file, &mut new);
+    assert!(old.is_empty() && new.is_empty());
+}
+
+fn same(file: &[u8], deflates: &[find::Deflate]) {
+    let puffed = puf::puff(file, deflates).expect("they were found there");
+    if puffed.stream.len() > 1 << 16 {
+        return;
+    }
+    let nothing = puf::puff(b"", &[]).expect("nothing is fine");
+    let made = run(puf::apply, b"", &puf::write(&nothing, &puffed, &from_nothing(&puffed.stream)));
+    assert_eq!(made.expect("it was just written"), file);
+    let copy = [puffed.stream.len() as u64, 0, 0].map(u64::to_le_bytes).concat();
+    let len = puffed.stream.len();
+    if len == 0 {
+        return;
+    }
+    let patch = puf::write(&puffed, &puffed, &pack(&copy, &vec![0; len], &[], len as u64));
+    assert_eq!(run(puf::apply, file, &patch).expect("it was just written"), file);
 }
