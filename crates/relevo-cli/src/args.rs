@@ -72,7 +72,7 @@ pub struct PassphraseFrom {
 }
 
 /// How much a package may cost to make.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Effort {
     /// Threads to use; 0 for one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -118,7 +118,7 @@ pub enum KeyCost {
 #[derive(Debug, Subcommand)]
 pub enum Device {
     /// Add a device: its manifest, keys for its vendor and itself, and their place in the repository
-    Add(DeviceAdd),
+    Add(Box<DeviceAdd>),
     /// List the devices
     List,
     /// Show a device: manifest, keys, builds
@@ -160,6 +160,12 @@ pub struct DeviceAdd {
     /// A partition that builds bring; may be repeated
     #[arg(long)]
     pub partition: Vec<PartitionName>,
+    /// Keep a copy of this private key (PKCS#8), RSA or P-256, for signing A/B OTA zips
+    #[arg(long, value_name = "PEM", requires = "ota_cert")]
+    pub ota_key: Option<PathBuf>,
+    /// The certificate of that key, as phones have it in otacerts.zip (X.509)
+    #[arg(long, value_name = "PEM", requires = "ota_key")]
+    pub ota_cert: Option<PathBuf>,
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
@@ -201,6 +207,9 @@ pub struct Import {
     /// How much the full package may cost.
     #[command(flatten)]
     pub effort: Effort,
+    /// Where the passphrase of a key for OTA zips comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
 }
 
 /// `relevo delta`.
@@ -220,6 +229,9 @@ pub struct Delta {
     /// How much a delta may cost.
     #[command(flatten)]
     pub effort: Effort,
+    /// Where the passphrase of a key for OTA zips comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
 }
 
 /// `relevo publish`.

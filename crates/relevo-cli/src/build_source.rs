@@ -172,7 +172,13 @@ fn open_directory(dir: &Path, session: &Session<'_>) -> anyhow::Result<BuildSour
         Ok(read_bytes(&dir.join(name), MAX_BESIDE.get())?)
     };
     let beside_images = Beside::read(&read, &partitions).with_context(|| format!("{} is refused", dir.display()))?;
-    let facts = BuildFacts { minor: beside_images.minor, ..facts_in(&images, session) };
+    let mut properties = BTreeMap::new();
+    if let Some(text) = read_bytes(&dir.join("build.prop"), MAX_FACTS)? {
+        let system = PartitionName::parse("system").expect("it is a name");
+        properties.insert(system, Properties::parse(&String::from_utf8_lossy(&text)));
+    }
+    let facts = BuildFacts::of_properties(&properties).or(facts_in(&images, session));
+    let facts = BuildFacts { minor: beside_images.minor, ..facts };
     Ok(BuildSource {
         origin: Origin::Directory,
         images,

@@ -224,7 +224,6 @@ impl Build {
     }
 
     /// The build as what an A/B update is made of; what it did not say of itself, the device's manifest says.
-    #[expect(dead_code, reason = "the generator of A/B updates takes it up")]
     pub(crate) fn source(&self, home: &Home, manifest: &DeviceManifest) -> anyhow::Result<BuildSource> {
         let (images, dir) = (self.open(home)?, self.dir(home));
         let path = |name: &PartitionName| (name.clone(), dir.join(format!("{name}.img")));
@@ -241,15 +240,15 @@ impl Build {
         let apexes = apexes.with_context(|| format!("{} is damaged", dir.display()))?.unwrap_or_default();
         let mut device = vec![self.device.to_string()];
         device.extend(manifest.aliases.iter().map(ToString::to_string));
-        let said = BuildFacts {
-            device,
-            incremental: Some(self.build.to_string()),
+        // What was said on import counts before what the build says; its id there may be another than its own.
+        let given = BuildFacts {
             timestamp: Some(self.timestamp),
             sdk: self.sdk,
             spl: self.spl.clone(),
             version: Some(self.version.clone()),
             ..BuildFacts::default()
         };
+        let assumed = BuildFacts { device, incremental: Some(self.build.to_string()), ..BuildFacts::default() };
         let programs = ab.postinstall.into_iter().map(|(name, program)| {
             let PostinstallFacts { path, filesystem, optional } = program;
             (name, Postinstall { path, filesystem, optional })
@@ -257,7 +256,7 @@ impl Build {
         let dynamic = ab.dynamic.as_ref().map(DynamicFacts::to_wire);
         Ok(BuildSource {
             paths: images.keys().map(path).collect(),
-            facts: ab.facts.or(said),
+            facts: given.or(ab.facts).or(assumed),
             dynamic: dynamic.or_else(|| dynamic_of(manifest, &images)),
             apexes,
             apex_info,

@@ -254,6 +254,20 @@ pub enum CliError {
         /// Of which partition.
         partition: relevo_types::PartitionName,
     },
+    /// Nothing says which operations the source build knows.
+    #[error("nothing says which payloads update_engine of build {build} of {codename} understands")]
+    UnknownMinor {
+        /// Which device.
+        codename: Codename,
+        /// Which build.
+        build: BuildId,
+    },
+    /// Another key for OTA zips is there.
+    #[error("{} is there already, with other content", path.display())]
+    OtaKeyExists {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A partition that was asked for and is not there.
     #[error("the payload has no partition {partition}; it has {present}")]
     NoPartition {
@@ -470,6 +484,10 @@ impl CliError {
                 "give a directory with its images as NAME.img: unpack NAME.new.dat.br with brotli and sdat2img"
                     .to_owned()
             }
+            Self::UnknownMinor { codename, .. } => {
+                format!("give `[payload] minor_versions` in manifests/{codename}.toml, or import with --sdk")
+            }
+            Self::OtaKeyExists { .. } => "phones know the old key: put the file aside only if none of them need it".to_owned(),
             Self::NotFull { .. } => "give the full OTA of that build".to_owned(),
             Self::NoAbPartitions { .. } => "unpack its IMAGES, and give that directory".to_owned(),
             Self::NoSource { .. } => "give --source DIR with the images that the phone has now".to_owned(),

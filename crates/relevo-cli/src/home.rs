@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! relevo.toml                       settings
+//! keys/<codename>.ota.key, .ota.crt what signs A/B OTA zips for a device's phones
 //! keys/<role>.key, <role>.pub       root, targets, snapshot, timestamp, v-<vendor>, d-<codename>
 //! manifests/<codename>.toml         device manifests
 //! builds/<codename>/<build>/        imported images, raw, with build.json; private
@@ -37,14 +38,27 @@ pub(crate) struct Settings {
     /// How hard guessing the keys' passphrase is made, for keys still to be made.
     #[serde(default)]
     pub(crate) key_cost: KeyCost,
+    /// What signs the A/B OTA zips of devices that have no key of their own for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ota: Option<OtaKey>,
     /// For how many days a signature counts, by kind of role.
     #[serde(default)]
     pub(crate) expiry_days: Expiries,
 }
 
+/// A key that phones look for in OTA zips, and the certificate that they know it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OtaKey {
+    /// The private key; relative to the maintainer's directory.
+    pub(crate) key: PathBuf,
+    /// The certificate, the same.
+    pub(crate) cert: PathBuf,
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { schema: 1, key_cost: KeyCost::default(), expiry_days: Expiries::default() }
+        Self { schema: 1, key_cost: KeyCost::default(), ota: None, expiry_days: Expiries::default() }
     }
 }
 
@@ -99,6 +113,22 @@ impl Home {
 
     pub(crate) fn keys(&self) -> PathBuf {
         self.dir.join("keys")
+    }
+
+    /// Where a device's own key for OTA zips is, or would be.
+    pub(crate) fn own_ota_key(&self, codename: &Codename) -> OtaKey {
+        let path = |extension| self.keys().join(format!("{codename}.ota.{extension}"));
+        OtaKey { key: path("key"), cert: path("crt") }
+    }
+
+    /// What signs a device's OTA zips: its own key, else the one of all devices; none if there is neither.
+    pub(crate) fn ota_key(&self, codename: &Codename) -> Option<OtaKey> {
+        let own = self.own_ota_key(codename);
+        if own.key.exists() {
+            return Some(own);
+        }
+        let OtaKey { key, cert } = self.settings.ota.as_ref()?;
+        Some(OtaKey { key: self.dir.join(key), cert: self.dir.join(cert) })
     }
 
     pub(crate) fn manifest_path(&self, codename: &Codename) -> PathBuf {

@@ -142,6 +142,21 @@ pub(crate) fn ota_zip(session: &Session<'_>, path: &Path) -> anyhow::Result<Chec
         ));
     }
     property_files(&files_line("ota-property-files"), &payload, &mut findings);
+    let manifest = update.payload.manifest();
+    if manifest.max_timestamp.is_none_or(|timestamp| timestamp <= 0) {
+        findings.push(error(
+            "date-missing",
+            "the payload does not say how old its build is; phones refuse it",
+            "make the OTA with ota_from_target_files, or with `relevo ota diff --kind ab`",
+        ));
+    }
+    if manifest.partial {
+        findings.push(warning(
+            "partial",
+            "the payload is a part of an update: partitions that it does not name stay as they are",
+            "give the OTA of the whole build",
+        ));
+    }
     Ok(Checked {
         ab: Ab {
             payload,
@@ -155,7 +170,7 @@ pub(crate) fn ota_zip(session: &Session<'_>, path: &Path) -> anyhow::Result<Chec
             incremental: facts.incremental,
             from_fingerprint: line("pre-build"),
             from_incremental: line("pre-build-incremental"),
-            minor: update.payload.manifest().minor_version,
+            minor: manifest.minor_version,
             lineage_version: None,
             release_type: None,
         },

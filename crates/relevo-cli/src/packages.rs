@@ -16,11 +16,14 @@ use relevo_meta::{Ab, Custom, Size};
 use relevo_types::{BuildId, ByteLen, Channel, Codename, DeviceManifest, InstallKind, PackageKind, Sha256, TargetPath};
 
 use crate::{
-    args::Effort,
+    ab_keys::Signers,
+    args::{AbOptions, Effort, PassphraseFrom},
+    build_source::BuildSource,
     builds::{Build, MAX_FACTS},
+    command::{ab::Update, ab_diff},
     durable::{self, PUBLIC, read_text},
     error::CliError,
-    home::{Home, names},
+    home::{Home, OtaKey, names},
     lint,
     session::Session,
 };
@@ -180,8 +183,105 @@ pub(crate) fn keep(
     planned.finish(&custom(manifest, None, build, Some(ab))?)
 }
 
-/// Makes the package from one build, or none, to another, unless it is there.
+/// Who signs a device's OTA zips; nobody if no key was given for that, or if it installs in other ways.
+pub(crate) fn ota_signers(
+    session: &Session<'_>,
+    home: &Home,
+    manifest: &DeviceManifest,
+    from: &PassphraseFrom,
+) -> anyhow::Result<Option<Signers>> {
+    let key = Some(manifest).filter(|manifest| manifest.kind == InstallKind::Ab);
+    let Some(OtaKey { key, cert }) = key.and_then(|manifest| home.ota_key(&manifest.codename)) else { return Ok(None) };
+    Ok(Some(Signers::open(session, &[key], &[cert], None, true, from)?))
+}
+
+/// Makes the package from one build, or none, to another, unless it is there: an OTA zip where somebody signs those, else
+/// a native one.
 pub(crate) fn make(
+    session: &Session<'_>,
+    home: &Home,
+    manifest: &DeviceManifest,
+    builds: (Option<&Build>, &Build),
+    is_published: &dyn Fn(&TargetPath) -> bool,
+    effort: &Effort,
+    signers: Option<&Signers>,
+) -> anyhow::Result<Outcome> {
+    match signers {
+        Some(signers) => make_ab(session, home, manifest, builds, is_published, effort, signers),
+        None => make_native(session, home, manifest, builds, is_published, effort),
+    }
+}
+
+fn make_ab(
+    session: &Session<'_>,
+    home: &Home,
+    manifest: &DeviceManifest,
+    (from, to): (Option<&Build>, &Build),
+    is_published: &dyn Fn(&TargetPath) -> bool,
+    effort: &Effort,
+    signers: &Signers,
+) -> anyhow::Result<Outcome> {
+    let planned = Planned::new(home, manifest, PackageKind::Ab, (from, to), is_published)?;
+    if planned.is_there() {
+        return Ok(planned.outcome);
+    }
+    let path = planned.path.clone();
+    durable::make_dir(durable::parent(&path))?;
+    let old = match from {
+        Some(from) => from.source(home, manifest)?,
+        None => BuildSource::of_images(Images::new()),
+    };
+    let new = to.source(home, manifest)?;
+    let minor = match from {
+        Some(from) => minor(manifest, from, &old)?,
+        // A full payload says nothing of the build that it comes upon, so it may have what all of them know.
+        None => *relevo_delta::ab::Options::MINORS.start(),
+    };
+    let options = AbOptions { minor: Some(minor), ..AbOptions::default() };
+    let bars = session.bars(planned.outcome.file.clone());
+    let (options, out, scratch) = (&options, &*path, durable::parent(&path));
+    ab_diff::make(session, ab_diff::Update { old, new, options, effort, signers, out, scratch }, &bars)
+        .with_context(|| format!("could not make {}", path.display()))?;
+    let made = check_ab(session, home, &path, from, to).inspect_err(|_| {
+        // Without a description nobody would take it, but it should not lie around.
+        let _ = fs::remove_file(&path);
+    })?;
+    planned.finish(&custom(manifest, from, to, Some(&made))?)
+}
+
+/// Which payloads the build that an update starts from understands: as it says, as the device's manifest says of its
+/// builds, or as builds of its SDK level do.
+fn minor(manifest: &DeviceManifest, from: &Build, source: &BuildSource) -> Result<u32, CliError> {
+    let by_level = source.facts.minor();
+    let listed = manifest.payload.as_ref().map(|payload| &payload.minor_versions[..]).unwrap_or_default();
+    let known = match (source.facts.minor, by_level) {
+        (Some(said), _) => Some(said),
+        (None, Some(minor)) if listed.is_empty() || listed.contains(&minor) => Some(minor),
+        // What the least of them understands, all do.
+        (None, _) => listed.iter().min().copied(),
+    };
+    known.ok_or_else(|| CliError::UnknownMinor { codename: manifest.codename.clone(), build: from.build.clone() })
+}
+
+/// Checks a finished OTA zip as one of somebody else's is: what it makes, and of what; its signatures; its properties.
+fn check_ab(session: &Session<'_>, home: &Home, path: &Path, from: Option<&Build>, to: &Build) -> anyhow::Result<Ab> {
+    let update = Update::open(path)?;
+    for partition in &update.payload.manifest().partitions {
+        let old = from.zip(partition.old);
+        for (build, actual) in old.into_iter().chain([(to, partition.new)]) {
+            let expected = build.partitions.get(&partition.name).map_or(actual.sha256, |facts| facts.sha256);
+            if expected != actual.sha256 {
+                let path = build.dir(home).join(format!("{}.img", partition.name));
+                return Err(CliError::ImageDiffers { path, expected, actual: actual.sha256 }.into());
+            }
+        }
+    }
+    let checked = lint::ota_zip(session, path)?;
+    checked.findings.iter().for_each(|finding| session.warn(finding.text.clone()));
+    Ok(checked.ab)
+}
+
+fn make_native(
     session: &Session<'_>,
     home: &Home,
     manifest: &DeviceManifest,
@@ -194,11 +294,17 @@ pub(crate) fn make(
         return Ok(planned.outcome);
     }
     let path = planned.path.clone();
-    if manifest.kind != InstallKind::Native {
-        session.warn(format!(
+    match manifest.kind {
+        InstallKind::Native => {}
+        InstallKind::Ab => session.warn(format!(
+            "{0} installs by ab, and has no key for OTA zips: its packages are native, and only relevo-updater installs \
+             those; give a key with `relevo device add {0} --ota-key PEM --ota-cert PEM`",
+            manifest.codename
+        )),
+        InstallKind::Block => session.warn(format!(
             "{} installs by {}; packages of this version are native, and only relevo-updater installs those",
             manifest.codename, manifest.kind
-        ));
+        )),
     }
     durable::make_dir(durable::parent(&path))?;
     let old = from.map(|build| build.open(home)).transpose()?.unwrap_or_default();
@@ -291,7 +397,13 @@ fn custom(manifest: &DeviceManifest, from: Option<&Build>, to: &Build, ab: Optio
         chunks: None,
         ab: ab.map(|ab| {
             let facts = to.ab.as_ref().map(|ab| &ab.facts);
+            // The zip names the build that it starts from only where its fingerprint is known.
+            let before = from.map(|from| {
+                let said = from.ab.as_ref().and_then(|ab| ab.facts.incremental.clone());
+                said.unwrap_or_else(|| from.build.to_string())
+            });
             Ab {
+                from_incremental: ab.from_incremental.clone().or(before),
                 lineage_version: facts.and_then(|facts| facts.lineage_version.clone()),
                 release_type: facts.and_then(|facts| facts.release_type.clone()),
                 ..ab.clone()

@@ -15,7 +15,7 @@ use relevo_format::{
     ReadAt,
     ota_zip::{APEX_INFO, DeviceState, Metadata, PartitionState},
     payload::{KeyKind, Manifest, OperationKind, Partition, wire},
-    target_files::{self, Properties},
+    target_files,
 };
 use relevo_types::{BLOCK, ByteLen, PackageKind, PartitionName, Sha256};
 use serde::Serialize;
@@ -25,8 +25,7 @@ use crate::{
     ab_package::{self, AbPackage, AbZip, Written},
     args::{AbOptions, Effort, OtaDiff, Without},
     build_source::{self, BuildSource},
-    builds::MAX_FACTS,
-    durable::{UNFINISHED, parent, read_text},
+    durable::{UNFINISHED, parent},
     error::CliError,
     facts::BuildFacts,
     home::human,
@@ -90,7 +89,7 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
     let bars = session.bars(args.out.file_name().unwrap_or_default().to_string_lossy());
     let mut old = build_source::open(&args.old, scratch.path(), session).with_context(failed)?;
     let mut new = build_source::open(&args.new, scratch.path(), session).with_context(failed)?;
-    settle_facts(args, &mut old, &mut new)?;
+    settle_facts(args, &mut old, &mut new);
     let (options, effort, signers, out, scratch) = (&args.ab, &args.effort, &signers, &*args.out, scratch.path());
     let update = Update { old, new, options, effort, signers, out, scratch };
     let diffed = make(session, update, &bars).with_context(failed)?;
@@ -264,9 +263,9 @@ fn plan_snapshots(
 }
 
 /// What options say counts before what builds say.
-fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) -> Result<(), CliError> {
+fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) {
     let text = |text: &dyn std::fmt::Display| Some(text.to_string());
-    for (path, source) in [(&args.old, &mut *old), (&args.new, &mut *new)] {
+    for source in [&mut *old, &mut *new] {
         let beside = &source.beside;
         let facts = BuildFacts {
             device: beside.device.iter().map(ToString::to_string).collect(),
@@ -276,12 +275,7 @@ fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) ->
             spl: beside.spl.clone(),
             ..BuildFacts::default()
         };
-        let facts = facts.or(std::mem::take(&mut source.facts));
-        // Beside the images, build.prop stands for that of the system.
-        let prop = if path.is_dir() { read_text(&path.join("build.prop"), MAX_FACTS)? } else { None };
-        let system = PartitionName::parse("system").expect("it is a name");
-        let prop = prop.map(|text| (system, Properties::parse(&text)));
-        source.facts = facts.or(BuildFacts::of_properties(&prop.into_iter().collect()));
+        source.facts = facts.or(std::mem::take(&mut source.facts));
     }
     if let Some(device) = &args.device {
         new.facts.device = vec![device.to_string()];
@@ -290,7 +284,6 @@ fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) ->
     old.facts.incremental = args.from.as_ref().and_then(|build| text(build)).or(old.facts.incremental.take());
     new.facts.incremental = args.to.as_ref().and_then(|build| text(build)).or(new.facts.incremental.take());
     new.facts.timestamp = args.timestamp.or(new.facts.timestamp);
-    Ok(())
 }
 
 /// Refuses what every phone would refuse, or what would harm one.
@@ -325,9 +318,9 @@ fn check_builds(
     let unknown = |whose: &str, what: &str| {
         session.warn(format!("nothing says the {whose} build's {what}; recoveries compare it"))
     };
-    // A bare payload says nothing of them.
-    let compared = [("old", &old.facts), ("new", &new.facts)];
-    for (whose, facts) in compared.into_iter().filter(|_| zip) {
+    // A bare payload says nothing of them, and a full update starts from no build.
+    let from = Some(("old", &old.facts)).filter(|_| !old.images.is_empty());
+    for (whose, facts) in from.into_iter().chain([("new", &new.facts)]).filter(|_| zip) {
         if facts.build.is_none() {
             unknown(whose, "fingerprint");
         }

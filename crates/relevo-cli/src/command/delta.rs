@@ -34,6 +34,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Delta) -> anyhow::Result<Answer>
     let pairs = choose(&manifest, &all, args)?;
     let published = repository::published(&home)?;
     let is_published = |target: &_| published.contains_key(target);
+    let signers = packages::ota_signers(session, &home, &manifest, &args.passphrase)?;
+    let signers = signers.as_ref();
 
     let mut answer = Deltas { device: args.codename.clone(), to: Vec::new(), packages: Vec::new() };
     let mut text = String::new();
@@ -42,7 +44,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Delta) -> anyhow::Result<Answer>
             answer.to.push(to.build.clone());
         }
         let Some(from) = from else { continue };
-        let outcome = packages::make(session, &home, &manifest, (Some(from), to), &is_published, &args.effort)?;
+        let outcome =
+            packages::make(session, &home, &manifest, (Some(from), to), &is_published, &args.effort, signers)?;
         text += &outcome_line(&outcome);
         answer.packages.push(outcome);
     }

@@ -1,22 +1,31 @@
 //! `relevo device`: the devices that packages are made for.
 
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use relevo_meta::Trusted;
 use relevo_repo::{RepoError, RoleKeys, Signers};
 use relevo_types::{Codename, DeviceManifest, InstallKind, MAX_MANIFEST, ManifestProblem, TargetPath, Vendor};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::{
+    ab_keys,
     args::DeviceAdd,
     builds::{self, Build},
-    durable::{PUBLIC, make_dir, read_text, write_file},
+    durable::{PRIVATE, PUBLIC, make_dir, read_bytes, read_text, write_file},
     error::CliError,
     home::{Home, human, or_none, parse_manifest},
     keys, packages, repository,
     session::{Answer, Session},
 };
+
+/// Longest key or certificate for OTA zips that is kept, in bytes.
+const MAX_OTA_KEY: u64 = 64 << 10;
 
 /// What `device add --json` says.
 #[derive(Debug, Serialize)]
@@ -43,6 +52,8 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
         return Err(CliError::DeviceExists { codename: args.codename.clone() }.into());
     }
 
+    let ota_key = args.ota_key.as_ref().zip(args.ota_cert.as_ref());
+    let ota_key = ota_key.map(|(key, cert)| read_ota_key(session, &home, args, key, cert)).transpose()?;
     let passphrase = keys::passphrase(session, &args.passphrase)?;
     // Fails at once if the passphrase is wrong, before any new key is made with it.
     home.key("timestamp", &passphrase)?;
@@ -78,6 +89,9 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
         make_dir(&home.dir().join("manifests"))?;
         write_file(&path, text.as_bytes(), PUBLIC)?;
     }
+    for Kept { path, bytes, mode } in ota_key.into_iter().flatten() {
+        write_file(&path, &bytes, mode)?;
+    }
     let roles = publication.needed_signers();
     let signers = if roles.is_empty() { Signers::new() } else { repository::signers(&home, &roles, &passphrase)? };
     let published = publication
@@ -95,6 +109,36 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
     let text = format!("{} {} of {}, kind {}\n", answer.state, answer.device, answer.vendor, answer.kind);
     let notes = format!("next: copy keys/ to your backup again, then relevo import DIR --device {}\n", answer.device);
     Ok(Answer::new(&answer).text(text).notes(notes))
+}
+
+/// A file that is to be kept.
+struct Kept {
+    path: PathBuf,
+    bytes: Zeroizing<Vec<u8>>,
+    mode: u32,
+}
+
+/// What is to be kept of the key for OTA zips. It has to open, and to be the
+/// certificate's; an encrypted one stays encrypted.
+fn read_ota_key(
+    session: &Session<'_>,
+    home: &Home,
+    args: &DeviceAdd,
+    key: &Path,
+    cert: &Path,
+) -> anyhow::Result<[Kept; 2]> {
+    ab_keys::Signers::open(session, &[key.into()], &[cert.into()], None, true, &args.passphrase)?;
+    let own = home.own_ota_key(&args.codename);
+    let kept = |from: &Path, to: PathBuf, mode| {
+        let missing = || CliError::NoKey { path: from.into() };
+        let bytes = Zeroizing::new(read_bytes(from, MAX_OTA_KEY)?.ok_or_else(missing)?);
+        match read_bytes(&to, MAX_OTA_KEY)?.map(Zeroizing::new) {
+            Some(there) if there != bytes => Err(CliError::OtaKeyExists { path: to }),
+            _ => Ok(Kept { path: to, bytes, mode }),
+        }
+    };
+    // The certificate first: a key without one would be used and then be found useless.
+    Ok([kept(cert, own.cert, PUBLIC)?, kept(key, own.key, PRIVATE)?])
 }
 
 /// The manifest of the options, and as text.

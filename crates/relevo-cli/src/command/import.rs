@@ -94,7 +94,16 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
                     there.spl.as_deref().unwrap_or("unknown")
                 ));
             }
+            let ab = build.ab.take();
             build = there.clone();
+            let dynamic = |ab: &Option<AbFacts>| ab.as_ref().is_some_and(|ab| ab.dynamic.is_some());
+            if ab.is_some() && (build.ab.is_none() || dynamic(&ab) && !dynamic(&build.ab)) {
+                // The same images came before, without all that A/B updates are made with.
+                build.ab = ab;
+                let dir = build.dir(&home);
+                AbFacts::write_beside(&source, &dir)?;
+                build.write(&dir)?;
+            }
             "already imported"
         }
         None => {
@@ -112,7 +121,11 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
             Some(ab) if manifest.kind == InstallKind::Ab => {
                 packages::keep(session, &home, &manifest, (&build, &args.from, ab), &is_published)?
             }
-            _ => packages::make(session, &home, &manifest, (None, &build), &is_published, &args.effort)?,
+            _ => {
+                let signers = packages::ota_signers(session, &home, &manifest, &args.passphrase)?;
+                let builds = (None, &build);
+                packages::make(session, &home, &manifest, builds, &is_published, &args.effort, signers.as_ref())?
+            }
         })
     };
 

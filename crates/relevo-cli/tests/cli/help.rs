@@ -101,4 +101,5 @@ fn man_pages_are_made_for_every_command() {
 }
 
 /// Commands that open keys.
-const NEED_PASSPHRASE: [&str; 6] = ["init", "device add", "publish", "refresh", "ota diff", "ota sign"];
+const NEED_PASSPHRASE: [&str; 8] =
+    ["init", "device add", "import", "delta", "publish", "refresh", "ota diff", "ota sign"];

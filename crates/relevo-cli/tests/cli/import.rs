@@ -110,6 +110,31 @@ fn a_bare_payload_is_a_build_and_its_facts_are_kept() {
 }
 
 #[test]
+fn what_a_directory_did_not_say_a_payload_of_the_same_images_adds() {
+    let machine = desk();
+    let dir = machine.images("new", &small());
+    fs::write(machine.path("payload.bin"), full_with(&small(), facts)).unwrap();
+    let import = |from: &str| {
+        let args = ["import", from, "--device", "alioth", "--build", "7", "--no-full", "--json"];
+        machine.at_desk(args.into_iter().chain(["--timestamp", "1746403200"])).expect(0).json()["state"].clone()
+    };
+    let kept = || -> Value {
+        serde_json::from_slice(&fs::read(machine.path("desk/builds/alioth/7/build.json")).unwrap()).unwrap()
+    };
+
+    let first = (import(&dir), kept());
+    let second = (import(&machine.text("payload.bin")), kept());
+    let third = (import(&dir), kept());
+
+    assert_eq!(
+        [&first.0, &second.0, &third.0],
+        [&json!("imported"), &json!("already imported"), &json!("already imported")]
+    );
+    assert_eq!((&first.1["ab"]["dynamic"], &second.1["ab"]["dynamic"]["cow_version"]), (&Value::Null, &json!(3)));
+    assert_eq!(second.1, third.1);
+}
+
+#[test]
 fn target_files_are_a_build() {
     let machine = desk();
     let images = small();
@@ -328,9 +353,10 @@ fn verified_boot(name: &str) -> Vec<u8> {
 fn images_that_verified_boot_would_refuse_stop_an_import() {
     let machine = desk();
     let names = ["boot", "system", "vendor", "recovery", "vbmeta"];
-    let import = |build: &str, edit: &dyn Fn(&mut Vec<(&str, Vec<u8>)>)| {
-        let mut images = names.map(|name| (name, verified_boot(name))).to_vec();
-        edit(&mut images);
+    // Each build with one byte of one image changed.
+    let import = |build: &str, (image, at, mask): (usize, usize, u8)| {
+        let mut images = names.map(|name| (name, verified_boot(name)));
+        images[image].1[at] ^= mask;
         let dir = machine.images(&format!("v{build}"), &images);
         let args = ["import", &dir, "--device", "alioth", "--no-full", "--json", "--build", build, "--timestamp", "9"];
         machine.at_desk(args)
@@ -340,16 +366,13 @@ fn images_that_verified_boot_would_refuse_stop_an_import() {
         all.filter(|finding| finding["code"].as_str().unwrap().starts_with("avb")).cloned().collect()
     };
 
-    let whole = import("1", &|_| {}).expect(0).json();
-    let boot = import("2", &|images| images[0].1[100] ^= 1).expect(1).json();
-    let system = import("3", &|images| images[1].1[5000] ^= 1).expect(1).json();
+    let whole = import("1", (0, 0, 0)).expect(0).json();
+    let boot = import("2", (0, 100, 1)).expect(1).json();
+    let system = import("3", (1, 5000, 1)).expect(1).json();
     // A byte of the key that vbmeta names for recovery: the digest is another, and so is the signature.
-    let signed = import("4", &|images| images[4].1[1200] ^= 1).expect(1).json();
-    let footer = import("5", &|images| {
-        let len = images[1].1.len();
-        images[1].1[len - 44] = 0xff;
-    });
-    let footer = footer.expect(1).json();
+    let signed = import("4", (4, 1200, 1)).expect(1).json();
+    // The first byte of where the footer says that vbmeta is.
+    let footer = import("5", (1, verified_boot("system").len() - 44, 0xff)).expect(1).json();
 
     // Without a vbmeta image there is no verified boot that would refuse anything.
     let mut changed = verified_boot("system");

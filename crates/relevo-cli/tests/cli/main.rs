@@ -6,6 +6,7 @@
 )]
 
 mod ab;
+mod ab_release;
 mod ab_write;
 mod help;
 mod import;

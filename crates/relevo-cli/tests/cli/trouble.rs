@@ -119,8 +119,9 @@ fn a_device_of_another_kind_gets_native_packages_and_a_warning() {
 
     let run = machine.at_desk(["import", &machine.build(1), "--device", "alioth"]).expect(0);
 
-    let warning = "warning: alioth installs by ab; packages of this version are native, and only relevo-updater \
-                   installs those\n";
+    let warning = "warning: alioth installs by ab, and has no key for OTA zips: its packages are native, and only \
+                   relevo-updater installs those; give a key with `relevo device add alioth --ota-key PEM \
+                   --ota-cert PEM`\n";
     assert_eq!(run.err, warning);
 }
 
