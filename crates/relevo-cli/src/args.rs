@@ -347,6 +347,7 @@ pub struct AbOptions {
     #[arg(long)]
     pub no_verity: bool,
     /// ab: the phone writes differences into its snapshots (ro.virtual_ab.compression.xor.enabled is true on it)
+    /// [default: as both builds' vendor partitions say]
     #[arg(long)]
     pub xor: bool,
     /// ab: leave out partitions that did not change; the phone keeps them

@@ -121,6 +121,12 @@ pub(crate) struct BuildFacts {
     /// Which payloads its update_engine understands, as the build says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) minor: Option<u32>,
+    /// `ro.virtual_ab.compression.xor.enabled` of the vendor partition: whether snapshots have differences.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot_xor: Option<bool>,
+    /// `ro.vendor.build.dont_use_vabc`: whether snapshots are not to be compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plain_snapshots: Option<bool>,
     /// `ro.<partition>.build.date.utc` of each partition.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) versions: BTreeMap<PartitionName, String>,
@@ -162,6 +168,8 @@ impl BuildFacts {
             lineage_version: self.lineage_version.or(other.lineage_version),
             release_type: self.release_type.or(other.release_type),
             minor: self.minor.or(other.minor),
+            snapshot_xor: self.snapshot_xor.or(other.snapshot_xor),
+            plain_snapshots: self.plain_snapshots.or(other.plain_snapshots),
             versions,
         }
     }
@@ -224,6 +232,7 @@ impl BuildFacts {
         let of = |partition: &str| PartitionName::parse(partition).ok().and_then(|name| properties.get(&name));
         let system = |key: &str| of("system").and_then(|properties| properties.get(key));
         let any = |keys: &[&str]| keys.iter().find_map(|key| system(key)).map(str::to_owned);
+        let vendor = |key: &str| Some(of("vendor")?.get(key)?.eq_ignore_ascii_case("true"));
         let product = |what: &str| {
             let sources = ["product", "odm", "vendor", "system_ext", "system"];
             let own = system(&format!("ro.product.{what}"));
@@ -263,6 +272,8 @@ impl BuildFacts {
             lineage_version: any(&["ro.lineage.build.version"]),
             release_type: any(&["ro.lineage.releasetype"]),
             minor: None,
+            snapshot_xor: vendor("ro.virtual_ab.compression.xor.enabled"),
+            plain_snapshots: vendor("ro.vendor.build.dont_use_vabc"),
             versions,
         }
     }
@@ -398,7 +409,8 @@ mod tests {
             ro.build.type=user\nro.build.tags=release-keys\nro.product.system.device=generic\n\
             ro.build.version.sdk=35\nro.lineage.build.version=22.2\nro.system.build.date.utc=1746403200\n";
         let vendor = "ro.product.vendor.brand=Xiaomi\nro.product.vendor.name=alioth\n\
-            ro.product.vendor.device=alioth\nro.vendor.build.date.utc=1746400000\n";
+            ro.product.vendor.device=alioth\nro.vendor.build.date.utc=1746400000\n\
+            ro.virtual_ab.compression.xor.enabled=true\n";
         let properties = [("system", system), ("vendor", vendor)];
         let properties = properties.map(|(name, text)| (partition(name), Properties::parse(text)));
 
@@ -408,6 +420,7 @@ mod tests {
         assert_eq!(facts.device, ["alioth"]);
         assert_eq!((facts.timestamp, facts.sdk), (Some(1_746_403_200), Some(35)));
         assert_eq!(facts.versions[&partition("vendor")], "1746400000");
+        assert_eq!((facts.snapshot_xor, facts.plain_snapshots), (Some(true), None));
         assert_eq!(facts.lineage_version.as_deref(), Some("22.2"));
     }
 

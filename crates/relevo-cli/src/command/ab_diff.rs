@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use relevo_delta::{
     DeltaError,
-    ab::{self, Generated, Operations, Tally, cow, merge},
+    ab::{self, Generated, Operations, Tally, dynamic},
 };
 use relevo_format::{
     ReadAt,
@@ -17,7 +17,7 @@ use relevo_format::{
     payload::{KeyKind, Manifest, OperationKind, Partition, wire},
     target_files,
 };
-use relevo_types::{BLOCK, ByteLen, PackageKind, PartitionName, Sha256};
+use relevo_types::{ByteLen, PackageKind, PartitionName, Sha256};
 use serde::Serialize;
 
 use crate::{
@@ -130,18 +130,18 @@ pub(crate) fn make(session: &Session<'_>, update: Update<'_>, bars: &Bars<'_>) -
     let Update { mut old, mut new, options, effort, signers, out, scratch } = update;
     let minor = options.minor.or_else(|| old.facts.minor()).ok_or(CliError::NoMinor)?;
     check_builds(session, options, (&old, &new), minor, is_zip_name(out))?;
-    let mut dynamic = new.dynamic.as_ref().map(|dynamic| for_source(dynamic, old.dynamic.as_ref()));
+    if options.partial {
+        leave_out_same(&mut old, &mut new, bars)?;
+    }
+    let choice = choose_snapshots(session, (&old, &new), options, minor)?;
 
     let generator = ab::Options {
         minor,
         threads: effort.threads,
         memory: effort.memory,
         allowed: allowed(&options.without),
-        verity: !options.no_verity && minor >= VERITY,
+        verity: !options.no_verity && minor >= VERITY && choice.verity,
     };
-    if options.partial {
-        leave_out_same(&mut old, &mut new, bars)?;
-    }
     let generated = ab::generate(&old.images, &new.images, &generator, scratch, bars).map_err(delta_error)?;
     for warning in &generated.report.warnings {
         session.warn(warning);
@@ -153,9 +153,7 @@ pub(crate) fn make(session: &Session<'_>, update: Update<'_>, bars: &Bars<'_>) -
         let facts = if options.downgrade { &old.facts } else { &new.facts };
         partition.version = facts.versions.get(&partition.name).cloned();
     }
-    if let Some(dynamic) = &mut dynamic {
-        plan_snapshots((&old, &new), (options, effort), dynamic, &mut partitions, &blobs, bars)?;
-    }
+    plan_snapshots((&old, &new), &choice, effort, &mut partitions, &blobs, bars)?;
     let is_delta = options.partial || partitions.iter().any(|partition| partition.old.is_some());
     let manifest = Manifest {
         minor_version: if is_delta { minor } else { 0 },
@@ -163,7 +161,7 @@ pub(crate) fn make(session: &Session<'_>, update: Update<'_>, bars: &Bars<'_>) -
         partial: options.partial,
         security_patch_level: new.facts.spl.clone(),
         partitions,
-        dynamic,
+        dynamic: choice.metadata,
         apexes: new.apexes.clone(),
     };
     let entries = entries(&old, &new)?;
@@ -213,48 +211,58 @@ pub(crate) fn delta_error(error: DeltaError) -> anyhow::Error {
     }
 }
 
-/// Says how the phone writes and merges compressed snapshots, and how much room they take.
+/// Decides what the manifest says of dynamic partitions and their snapshots.
+fn choose_snapshots(
+    session: &Session<'_>,
+    (old, new): (&BuildSource, &BuildSource),
+    options: &AbOptions,
+    minor: u32,
+) -> Result<dynamic::Choice, dynamic::DynamicError> {
+    fn facts<'a>(source: &'a BuildSource, options: &AbOptions) -> dynamic::BuildFacts<'a> {
+        dynamic::BuildFacts {
+            metadata: source.dynamic.as_ref(),
+            sdk: source.facts.sdk,
+            xor: options.xor || source.facts.snapshot_xor == Some(true),
+            suppressed: source.facts.plain_snapshots == Some(true),
+        }
+    }
+    let updated = new.images.iter().map(|(name, image)| dynamic::Updated {
+        name,
+        size: image.len(),
+        versioned: new.facts.versions.contains_key(name),
+    });
+    let updated: Vec<_> = updated.collect();
+    let asked = dynamic::Options { minor, partial: options.partial, ..dynamic::Options::default() };
+    let choice = dynamic::choose(&facts(old, options), &facts(new, options), &updated, &asked)?;
+    for warning in &choice.warnings {
+        session.warn(warning.to_string());
+    }
+    Ok(choice)
+}
+
+/// Says how the phone merges compressed snapshots, and how much room they take.
 fn plan_snapshots(
-    builds: (&BuildSource, &BuildSource),
-    update: (&AbOptions, &Effort),
-    dynamic: &mut wire::DynamicPartitionMetadata,
+    (old, new): (&BuildSource, &BuildSource),
+    choice: &dynamic::Choice,
+    effort: &Effort,
     partitions: &mut [Partition],
     blobs: &dyn ReadAt,
     bars: &Bars<'_>,
 ) -> anyhow::Result<()> {
-    if dynamic.snapshot_enabled != Some(true) || dynamic.vabc_enabled != Some(true) {
-        return Ok(());
-    }
-    let ((old, new), (options, effort)) = (builds, update);
-    let version = dynamic.cow_version.unwrap_or(2).max(2);
-    dynamic.cow_version = Some(version);
-    let factor = dynamic.compression_factor.filter(|&factor| factor > 0).unwrap_or(BLOCK.get());
-    if version >= 3 {
-        // Phones refuse one of 0, which is what none is.
-        dynamic.compression_factor = Some(factor);
-    }
-    let compression = dynamic.vabc_compression_param.as_deref().unwrap_or_default().parse()?;
-    let settings = cow::Settings { version, compression, factor, xor: options.xor };
-    let groups = dynamic.groups.iter().flat_map(|group| &group.partition_names);
-    let named: BTreeSet<&str> = groups.map(String::as_str).collect();
-    let wanted = partitions.iter_mut().filter(|partition| named.contains(partition.name.as_str()));
+    let Some(settings) = &choice.settings else { return Ok(()) };
+    let wanted = partitions.iter_mut().filter(|partition| choice.is_dynamic(&partition.name));
     let wanted: Vec<_> = wanted.collect();
     bars.step("planning the snapshots", wanted.iter().map(|partition| partition.new.size.get()).sum());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(effort.threads).build()?;
     let nothing = Vec::new();
     for partition in wanted {
-        let failed = || format!("could not plan the snapshot of {}", partition.name);
-        let before: &dyn ReadAt = match (partition.old, old.images.get(&partition.name)) {
+        let name = partition.name.clone();
+        let before: &dyn ReadAt = match (partition.old, old.images.get(&name)) {
             (Some(_), Some(image)) => image,
             _ => &nothing,
         };
-        let image = &new.images[&partition.name];
-        let plan = pool.install(|| merge::plan(partition, blobs, before, image, &settings));
-        let planned = Partition { merge_operations: plan.with_context(failed)?, ..partition.clone() };
-        let estimate = pool.install(|| cow::estimate(&planned, before, image, &settings)).with_context(failed)?;
-        partition.merge_operations = planned.merge_operations;
-        partition.estimate_cow_size = Some(estimate.size);
-        partition.estimate_op_count_max = Some(estimate.op_count_max).filter(|&count| count > 0);
+        pool.install(|| dynamic::describe(partition, blobs, before, &new.images[&name], settings))
+            .with_context(|| format!("could not plan the snapshot of {name}"))?;
         if bars.add(partition.new.size.get()).is_break() {
             return Err(CliError::Stopped.into());
         }
@@ -373,27 +381,6 @@ fn leave_out_same(old: &mut BuildSource, new: &mut BuildSource, bars: &Bars<'_>)
         old.images.remove(&name);
     }
     if new.images.is_empty() { Err(CliError::NothingChanged.into()) } else { Ok(()) }
-}
-
-/// How the phone writes snapshots: it runs the old build, and the new one finishes what it began.
-fn for_source(
-    new: &wire::DynamicPartitionMetadata,
-    old: Option<&wire::DynamicPartitionMetadata>,
-) -> wire::DynamicPartitionMetadata {
-    let mut dynamic = new.clone();
-    // An old build that says nothing of itself is taken for one like the new one.
-    let Some(old) = old else { return dynamic };
-    let both = |a: Option<bool>, b: Option<bool>| a.filter(|_| b == Some(true) || a == Some(false));
-    dynamic.vabc_enabled = both(dynamic.vabc_enabled, old.vabc_enabled).or(dynamic.vabc_enabled.map(|_| false));
-    if dynamic.vabc_enabled == Some(true) {
-        dynamic.vabc_compression_param = old.vabc_compression_param.clone();
-        dynamic.cow_version = match (new.cow_version, old.cow_version) {
-            (Some(new), Some(old)) => Some(new.min(old)),
-            (new, old) => new.and(old),
-        };
-        dynamic.compression_factor = new.compression_factor.and(old.compression_factor);
-    }
-    dynamic
 }
 
 fn allowed(without: &[Without]) -> Operations {

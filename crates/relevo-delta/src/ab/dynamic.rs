@@ -23,7 +23,6 @@ use super::{
     cow::{self, Compression, CowError, Settings},
     merge::{self, MergeError},
 };
-use crate::Images;
 
 /// What is known of a build.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,6 +91,9 @@ pub enum Warning {
     /// Snapshots are switched off in the new build.
     #[error("the new build says nothing of snapshots, but the source build uses them; the update uses them too")]
     Snapshots,
+    /// A partial update without all versions.
+    #[error("the versions of partitions {} are not known; phones that know theirs refuse a partial update", .0.join(", "))]
+    Versions(Vec<String>),
     /// A compression that the source build is too old for.
     #[error("the source build has SDK {sdk}, which does not know {compression} for snapshots; the update uses gz")]
     Compression {
@@ -136,9 +138,6 @@ pub enum DynamicError {
         /// Whether it has snapshots, in words.
         snapshots: &'static str,
     },
-    /// A partial update without a version.
-    #[error("partial updates need the version of each partition; that of {} is not known", .0.join(", "))]
-    Versions(Vec<String>),
     /// A compression that was asked for and the source build does not know.
     #[error("{compression} for snapshots needs SDK {since}; the source build has {sdk}")]
     Compression {
@@ -209,9 +208,10 @@ pub fn choose(
             let snapshots = if snapshots { "snapshots" } else { NO_SNAPSHOTS };
             return Err(DynamicError::Partial { minor: options.minor, snapshots });
         }
+        // Not every partition has one; whether a phone knows one cannot be told from here.
         let unknown: Vec<_> = updated.iter().filter(|updated| !updated.versioned).collect();
         if !unknown.is_empty() {
-            return Err(DynamicError::Versions(unknown.iter().map(|updated| updated.name.to_string()).collect()));
+            warnings.push(Warning::Versions(unknown.iter().map(|updated| updated.name.to_string()).collect()));
         }
     }
 
@@ -232,7 +232,8 @@ pub fn choose(
     metadata.cow_version = Some(settings.version);
     // The source build's `update_engine` is told how to write; it is not asked for what it does not say that it has.
     metadata.vabc_feature_set = old.vabc_feature_set;
-    metadata.compression_factor = (settings.version > OLDEST).then_some(settings.factor);
+    // Mandatory in format 3, where phones refuse none; nobody minds it in format 2.
+    metadata.compression_factor = Some(settings.factor);
     let verity = source.sdk != Some(WITHOUT_VERITY_SDK);
     Ok(Choice { metadata: Some(metadata), settings: Some(settings), verity, warnings })
 }
@@ -316,7 +317,7 @@ fn settings(
         None => known,
     };
     let said = [old.compression_factor, new.compression_factor].into_iter().flatten().find(|&factor| factor > 0);
-    let factor = options.factor.or(said).filter(|_| version > OLDEST).unwrap_or(USUAL_FACTOR);
+    let factor = options.factor.or(said).unwrap_or(USUAL_FACTOR);
     let xor =
         source.xor && target.xor && compression != Compression::None && source.sdk.is_none_or(|sdk| sdk >= XOR_SDK);
     let settings = Settings { version, compression, factor, xor };
@@ -329,66 +330,46 @@ fn settings(
 #[non_exhaustive]
 pub enum SnapshotError {
     /// Its merge could not be planned.
-    #[error("could not plan the merge of partition {partition}")]
-    Merge {
-        /// Which partition.
-        partition: PartitionName,
-        /// What was wrong.
-        source: MergeError,
-    },
+    #[error("could not plan the merge")]
+    Merge(#[from] MergeError),
     /// Its size could not be found out.
-    #[error("could not find out the size of the snapshot of partition {partition}")]
-    Cow {
-        /// Which partition.
-        partition: PartitionName,
-        /// What was wrong.
-        source: CowError,
-    },
-    /// Threads could not be started.
-    #[error("could not start {threads} threads")]
-    Threads {
-        /// How many.
-        threads: usize,
-        /// What the pool answered.
-        source: rayon::ThreadPoolBuildError,
-    },
+    #[error("could not find out the size of the snapshot")]
+    Cow(#[from] CowError),
 }
 
-/// Adds merge operations and estimates to the finished partitions that `choice` makes snapshots of.
+impl Choice {
+    /// Whether phones make a snapshot of this partition: it is in a group.
+    pub fn is_dynamic(&self, name: &PartitionName) -> bool {
+        let groups = self.metadata.iter().flat_map(|metadata| &metadata.groups);
+        groups.flat_map(|group| &group.partition_names).any(|other| other == name.as_str())
+    }
+}
+
+/// Adds merge operations and estimates to a finished partition, whose operations have their data in `blobs`. `old` is
+/// empty if there is none.
 ///
-/// `threads` is 0 for one per core; the result does not depend on it.
+/// Runs in rayon's pool that the caller is in; the result does not depend on it.
 ///
 /// # Errors
-/// [`SnapshotError`].
+/// [`SnapshotError`]; the partition is then as it was.
 pub fn describe(
-    partitions: &mut [Partition],
+    partition: &mut Partition,
     blobs: &dyn ReadAt,
-    old: &Images<'_>,
-    new: &Images<'_>,
-    choice: &Choice,
-    threads: usize,
+    old: &dyn ReadAt,
+    new: &dyn ReadAt,
+    settings: &Settings,
 ) -> Result<(), SnapshotError> {
-    let (Some(settings), Some(metadata)) = (&choice.settings, &choice.metadata) else { return Ok(()) };
-    let grouped: BTreeSet<&str> =
-        metadata.groups.iter().flat_map(|group| &group.partition_names).map(String::as_str).collect();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|source| SnapshotError::Threads { threads, source })?;
-    let none: &[u8] = &[];
-    pool.install(|| {
-        for partition in partitions.iter_mut().filter(|partition| grouped.contains(partition.name.as_str())) {
-            let old = old.get(&partition.name).filter(|_| partition.old.is_some());
-            let old: &dyn ReadAt = old.map_or(&none, |image| &**image);
-            let Some(new) = new.get(&partition.name) else { continue };
-            let name = || partition.name.clone();
-            let merge = merge::plan(partition, blobs, old, &**new, settings);
-            let merge = merge.map_err(|source| SnapshotError::Merge { partition: name(), source })?;
-            partition.merge_operations = merge;
-            let estimate = cow::estimate(partition, old, &**new, settings);
-            let estimate =
-                estimate.map_err(|source| SnapshotError::Cow { partition: partition.name.clone(), source })?;
+    let merge_operations = merge::plan(partition, blobs, old, new, settings)?;
+    let before = std::mem::replace(&mut partition.merge_operations, merge_operations);
+    match cow::estimate(partition, old, new, settings) {
+        Ok(estimate) => {
             partition.estimate_cow_size = Some(estimate.size);
             partition.estimate_op_count_max = (estimate.op_count_max > 0).then_some(estimate.op_count_max);
+            Ok(())
         }
-        Ok(())
-    })
+        Err(error) => {
+            partition.merge_operations = before;
+            Err(error.into())
+        }
+    }
 }
