@@ -212,7 +212,7 @@ pub fn generate(
     let mut warnings = Vec::new();
     let total = |images: &Images<'_>| images.values().map(|image| image.len().get()).sum::<u64>();
     progress.start(Stage::Scan, total(old) + total(new));
-    let pairs = pool.install(|| side::read_all(old, new, anchors(options.memory), progress))?;
+    let pairs = pool.install(|| side::read_all(old, new, allowed.lz4diff, anchors(options.memory), progress))?;
     for pair in &pairs {
         warnings.extend(pair.warnings());
     }

@@ -107,18 +107,12 @@ impl Anchors {
         Self { sampler, entries, images }
     }
 
-    /// As [`Anchors::new`], of anchors whose windows are known, in spaces of these lengths.
-    pub(crate) fn of_windows(sampler: Sampler, mut entries: Vec<(u32, u32)>, lengths: &[u64]) -> Self {
+    /// As [`Anchors::new`], of anchors whose windows are known; only [`Choice::ranked`] makes sense of them.
+    pub(crate) fn of_windows(sampler: Sampler, mut entries: Vec<(u32, u32)>) -> Self {
         entries.sort_unstable();
         entries.dedup();
         entries.shrink_to_fit();
-        let mut first = 0;
-        let images = lengths.iter().map(|&len| {
-            let entry = (first, len);
-            first += window_count(len);
-            entry
-        });
-        Self { sampler, entries, images: images.collect() }
+        Self { sampler, entries, images: Vec::new() }
     }
 
     /// The windows that hold an anchor with this key.
@@ -166,18 +160,25 @@ impl Choice<'_> {
         }
     }
 
-    /// The windows with most votes, at most `budget` bytes, as extents in the order of the source.
-    pub(crate) fn finish(self, budget: u64) -> Vec<Extent> {
+    /// The windows that have votes enough, those with most votes first.
+    pub(crate) fn ranked(self) -> Vec<(u32, u32)> {
         let mut votes: Vec<_> = self.votes.into_iter().filter(|&(_, votes)| votes >= VOTE / 2).collect();
         votes.sort_unstable_by_key(|&(window, votes)| (std::cmp::Reverse(votes), window));
+        votes
+    }
+
+    /// The windows with most votes, at most `budget` bytes, as extents in the order of the source.
+    pub(crate) fn finish(self, budget: u64) -> Vec<Extent> {
+        let anchors = self.anchors;
+        let mut votes = self.ranked();
         votes.truncate(usize::try_from(budget / WINDOW).unwrap_or(usize::MAX));
         let mut windows: Vec<_> = votes.into_iter().map(|(window, _)| window).collect();
         windows.sort_unstable();
 
         let mut extents: Vec<Extent> = Vec::new();
         for window in windows {
-            let base = self.anchors.images.partition_point(|image| image.0 <= window) - 1;
-            let (first, image_len) = self.anchors.images[base];
+            let base = anchors.images.partition_point(|image| image.0 <= window) - 1;
+            let (first, image_len) = anchors.images[base];
             let range = window_range(window - first, image_len);
             let base = u32::try_from(base).unwrap_or(u32::MAX);
             match extents.last_mut() {

@@ -6,8 +6,22 @@
 
 /// Bytes of a seed.
 const SEED: usize = 16;
-/// Candidates looked at for one position; repetitive content has more, and the first few are as good.
-const MAX_CHAIN: usize = 16;
+/// How thoroughly old bytes are searched.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Search {
+    /// Bytes that have to agree for a place to be looked at, at most [`SEED`].
+    seed: usize,
+    /// Candidates looked at for one position; repetitive content has more, and the first few are as good.
+    chain: usize,
+}
+
+impl Search {
+    /// For streams that are compressed by something fast.
+    pub(crate) const QUICK: Self = Self { seed: SEED, chain: 16 };
+    /// For streams whose compression takes many times as long as any search: puffs have few long runs in common.
+    pub(crate) const THOROUGH: Self = Self { seed: 8, chain: 48 };
+}
+
 /// Bytes compared to choose among candidates; the chosen one is then followed to its end.
 const COMPARE: usize = 1024;
 /// A match that goes on at the last offset for this long needs no search.
@@ -25,6 +39,9 @@ pub(crate) struct Matcher<'a> {
     /// By position: the one before with the same hash.
     chain: Vec<u32>,
     shift: u32,
+    effort: Search,
+    /// The bytes of a seed that count.
+    mask: u128,
 }
 
 /// A run of new bytes like old ones, and the new bytes after it that are like nothing.
@@ -42,14 +59,15 @@ pub(crate) struct Match {
 
 impl<'a> Matcher<'a> {
     /// Indexes `old`, which is below 4 GiB.
-    pub(crate) fn new(old: &'a [u8]) -> Self {
+    pub(crate) fn new(old: &'a [u8], effort: Search) -> Self {
+        let mask = u128::MAX >> (8 * (SEED - effort.seed));
         let bits = (usize::BITS - old.len().leading_zeros()).clamp(10, 24);
         let shift = 64 - bits;
         let mut heads = vec![NONE; 1 << bits];
         let mut chain = vec![NONE; old.len().saturating_sub(SEED - 1)];
         let mut last = None;
         for (at, link) in (0_u32..).zip(chain.iter_mut()) {
-            let seed = seed(old, at as usize);
+            let seed = seed(old, at as usize) & mask;
             // Of a run of one byte only the start is kept: any place in it matches as well.
             if last == Some(seed) {
                 continue;
@@ -59,7 +77,7 @@ impl<'a> Matcher<'a> {
             *link = *head;
             *head = at;
         }
-        Self { old, heads, chain, shift }
+        Self { old, heads, chain, shift, effort, mask }
     }
 
     /// The longest match of `new[at..]`, and where.
@@ -76,10 +94,10 @@ impl<'a> Matcher<'a> {
         if rest.len() < SEED {
             return best;
         }
-        let mut candidate = self.heads[hash(seed(new, at), self.shift)];
+        let mut candidate = self.heads[hash(seed(new, at) & self.mask, self.shift)];
         let window = &rest[..rest.len().min(COMPARE)];
-        let (mut best_len, mut found) = (best.0.max(SEED - 1), None);
-        for _ in 0..MAX_CHAIN {
+        let (mut best_len, mut found) = (best.0.max(self.effort.seed - 1), None);
+        for _ in 0..self.effort.chain {
             if candidate == NONE {
                 break;
             }

@@ -12,7 +12,7 @@ use sha2::Digest;
 use crate::{
     DeltaError, Images, Options, PartitionReport, Progress,
     anchor::{Anchors, Extent},
-    matcher::{Match, Matcher},
+    matcher::{Match, Matcher, Search},
     plan::{From, PiecePlan, Run},
     progress::advance,
     scan::{ImageScan, read},
@@ -152,7 +152,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn run(&self) -> Result<Draft, Failed> {
         let (old, places) = self.old()?;
-        let matcher = Matcher::new(&old);
+        let matcher = Matcher::new(&old, Search::QUICK);
         let mut draft = Draft::default();
         let mut lead = None;
         for run in &self.piece.runs {

@@ -1,19 +1,27 @@
 //! Encodings of a piece's bytes, and which of them is the smallest.
 
-use std::io::Write as _;
+use std::{io::Write as _, ops::Range};
 
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 use relevo_format::{
-    patch::bsdiff::{self, Format, Match},
+    fs::{Cluster, Coding},
+    patch::{
+        bsdiff::{Effort, Format, Match, Streams},
+        locate,
+        lz4diff::{self, Inner, Plain, Target},
+        puffin::{self, Puffed},
+        zucchini,
+    },
     payload::{Extent, Operation, OperationKind},
 };
 use relevo_types::{BLOCK, Sha256};
 
 use super::{
     Operations,
-    piece::{data, sha256, trim},
+    bases::cluster_blocks,
+    piece::{data, join, sha256, trim},
 };
-use crate::matcher::Matcher;
+use crate::matcher::{Matcher, Search};
 
 /// Bytes that an operation takes in a manifest besides its extents: kind, data and digests.
 const OPERATION_COST: usize = 50;
@@ -21,6 +29,10 @@ const OPERATION_COST: usize = 50;
 const SOURCE_COST: usize = 34;
 /// Bytes of an extent in a manifest.
 const EXTENT_COST: usize = 8;
+/// Differences from which on brotli takes so long that a patch of zucchini, which has no zeros, is looked at.
+const SPARSE: usize = 256 << 10;
+/// What brotli's best has to save: its last tenth of size takes nine tenths of the time.
+const EFFORT: Effort = Effort { saved_per_second: 5000 };
 /// Preset of xz: a dictionary of 8 MiB, as AOSP's generator has it.
 const XZ_PRESET: u32 = 6;
 /// Largest dictionary that is asked of a phone, in bytes.
@@ -33,8 +45,6 @@ pub(super) struct Encoded {
     pub blob: Vec<u8>,
     source: Vec<Extent>,
     source_sha256: Option<Sha256>,
-    /// Whether little of it is like anything old, so that it may do as well without.
-    pub mostly_new: bool,
 }
 
 impl Encoded {
@@ -56,25 +66,16 @@ impl Encoded {
     }
 }
 
-/// The smallest of what needs no base, if it costs less than `bound`.
-pub(super) fn replace(new: &[u8], allowed: &Operations, bound: Option<usize>) -> Option<Encoded> {
-    let encoded = |kind, blob| Encoded { kind, blob, source: Vec::new(), source_sha256: None, mostly_new: true };
-    let mut best: Option<Encoded> = None;
-    let mut take = |candidate: Encoded| {
-        let cost = best.as_ref().map(Encoded::cost).or(bound);
-        if cost.is_none_or(|cost| candidate.cost() < cost) {
-            best = Some(candidate);
-        }
+/// The smallest of what needs no base.
+pub(super) fn replace(new: &[u8], allowed: &Operations) -> Encoded {
+    let (kind, blob) = match allowed {
+        Operations { xz: true, .. } => (OperationKind::ReplaceXz, xz(new)),
+        Operations { bz: true, .. } => (OperationKind::ReplaceBz, bzip2(new)),
+        _ => (OperationKind::Replace, Vec::new()),
     };
-    if allowed.xz {
-        take(encoded(OperationKind::ReplaceXz, xz(new)));
-    } else if allowed.bz {
-        take(encoded(OperationKind::ReplaceBz, bzip2(new)));
-    }
-    if bound.is_none_or(|bound| new.len() < bound) {
-        take(encoded(OperationKind::Replace, new.to_vec()));
-    }
-    best
+    let is_smaller = kind != OperationKind::Replace && blob.len() < new.len();
+    let (kind, blob) = if is_smaller { (kind, blob) } else { (OperationKind::Replace, new.to_vec()) };
+    Encoded { kind, blob, source: Vec::new(), source_sha256: None }
 }
 
 /// One xz stream as phones take it: LZMA2 alone, CRC32.
@@ -96,6 +97,57 @@ fn bzip2(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory can be written")
 }
 
+/// A patch whose streams are not compressed yet.
+pub(super) struct Draft {
+    kind: OperationKind,
+    streams: Streams,
+    puffs: Option<(Puffed, Puffed)>,
+    clusters: Option<(Plain, Target)>,
+    /// The same as a patch of zucchini, if that is as good.
+    ensemble: Option<Vec<u8>>,
+    source: Vec<Extent>,
+    source_sha256: Sha256,
+    mostly_new: bool,
+}
+
+impl Draft {
+    /// Whether little of it is like anything old, so that it may do as well without.
+    pub(super) fn is_mostly_new(&self) -> bool {
+        self.mostly_new
+    }
+
+    /// About how many bytes it will have.
+    pub(super) fn estimate(&self) -> u64 {
+        if let Some(ensemble) = &self.ensemble {
+            return ensemble_estimate(ensemble);
+        }
+        (self.streams.estimate() + OPERATION_COST + SOURCE_COST + EXTENT_COST * self.source.len()) as u64
+    }
+
+    /// Compresses it.
+    pub(super) fn finish(self, allowed: &Operations) -> Encoded {
+        if let Some(ensemble) = &self.ensemble {
+            let (kind, blob) = (OperationKind::Zucchini, zucchini::compress(ensemble));
+            return Encoded { kind, blob, source: self.source, source_sha256: Some(self.source_sha256) };
+        }
+        let format = if allowed.brotli { Format::Smallest } else { Format::Bsdiff40 };
+        let mut blob = self.streams.write(format, EFFORT);
+        if let Some((old, new)) = &self.puffs {
+            blob = puffin::write(old, new, &blob);
+        }
+        if let Some((old, new)) = &self.clusters {
+            let inner = if self.puffs.is_some() { Inner::Puffdiff(&blob) } else { Inner::Bsdiff(&blob) };
+            blob = lz4diff::write(old, new, inner);
+        }
+        Encoded { kind: self.kind, blob, source: self.source, source_sha256: Some(self.source_sha256) }
+    }
+}
+
+/// What fast compression makes of it.
+fn estimate(raw: &[u8]) -> usize {
+    zstd::bulk::compress(raw, 3).map_or(raw.len(), |stored| stored.len())
+}
+
 /// `new`, which `parts` make up, as a patch of bsdiff against `old`, the bytes of `source`.
 pub(super) fn bsdiff(
     old: &[u8],
@@ -103,32 +155,211 @@ pub(super) fn bsdiff(
     parts: &[&[u8]],
     new: &[u8],
     allowed: &Operations,
-) -> Option<Encoded> {
-    let matcher = Matcher::new(old);
-    let mut matches = Vec::new();
-    let mut start = 0;
-    for part in parts {
-        let found = matcher.matches(part, None);
-        let found = found.into_iter().filter(|found| found.len + found.extra > 0);
-        matches.extend(found.map(|found| Match {
-            old: found.old,
-            new: start + found.new,
-            len: found.len,
-            extra: found.extra,
-        }));
-        start += part.len();
-    }
-    drop(matcher);
+) -> Option<Draft> {
+    let mut matches = matches(old, parts);
     let alike: usize = matches.iter().map(|found| found.len).sum();
     if alike == 0 {
         return None;
     }
     let (old, source) = narrow(old, source, &mut matches);
-    let format = if allowed.brotli { Format::Smallest } else { Format::Bsdiff40 };
     let kind = if allowed.brotli { OperationKind::BrotliBsdiff } else { OperationKind::SourceBsdiff };
-    let blob = bsdiff::write(&old, new, &matches, format);
-    let source_sha256 = Some(sha256(&old));
-    Some(Encoded { kind, blob, source, source_sha256, mostly_new: alike < new.len() / 2 })
+    let streams = Streams::new(&old, new, &matches);
+    let source_sha256 = sha256(&old);
+    let mostly_new = alike < new.len() / 2;
+    let mut draft =
+        Draft { kind, streams, puffs: None, clusters: None, ensemble: None, source, source_sha256, mostly_new };
+    if allowed.zucchini && alike >= SPARSE {
+        let ensemble = zucchini::build_bytes(&old, new, &matches);
+        let bound = draft.estimate();
+        draft.ensemble = ensemble.filter(|ensemble| ensemble_estimate(ensemble) <= bound + bound / 32);
+    }
+    Some(draft)
+}
+
+/// About how many bytes an ensemble patch will have; brotli makes so much less of it than the fast Zstandard does.
+fn ensemble_estimate(ensemble: &[u8]) -> u64 {
+    (estimate(ensemble) * 80 / 100) as u64
+}
+
+fn matches(old: &[u8], parts: &[&[u8]]) -> Vec<Match> {
+    let matcher = Matcher::new(old, Search::THOROUGH);
+    let mut matches = Vec::new();
+    let mut start = 0;
+    for part in parts {
+        let found = matcher.matches(part, None).into_iter().filter(|found| found.len + found.extra > 0);
+        let moved =
+            found.map(|found| Match { old: found.old, new: start + found.new, len: found.len, extra: found.extra });
+        matches.extend(moved);
+        start += part.len();
+    }
+    matches
+}
+
+/// The bytes of `ranges` of a new file as a patch between inflated streams against an old file, the bytes of `source`.
+///
+/// None if both have no such streams that differ.
+pub(super) fn puffdiff(old: &[u8], source: &[Extent], whole: &[u8], ranges: &[Range<u64>]) -> Option<Draft> {
+    let parts = ranges.iter().map(|range| &whole[place(range.start)..place(range.end)]);
+    let new = parts.collect::<Vec<_>>().concat();
+    let (streams, puffs, mostly_new) = puffed(old, &new, whole, ranges)?;
+    let (kind, source, source_sha256) = (OperationKind::Puffdiff, source.to_vec(), sha256(old));
+    Some(Draft { kind, streams, puffs: Some(puffs), clusters: None, ensemble: None, source, source_sha256, mostly_new })
+}
+
+fn place(at: u64) -> usize {
+    usize::try_from(at).expect("a place in memory")
+}
+
+/// Streams between both sides inflated; `new` are the `ranges` of `whole`.
+fn puffed(old: &[u8], new: &[u8], whole: &[u8], ranges: &[Range<u64>]) -> Option<(Streams, (Puffed, Puffed), bool)> {
+    let limits = locate::Limits::default();
+    let mut new_deflates = locate::cut(&locate::deflates(whole, &limits), ranges.iter().cloned(), 0);
+    if new_deflates.is_empty() {
+        return None;
+    }
+    let mut old_deflates = locate::deflates(old, &limits);
+    locate::drop_equal(old, &mut old_deflates, new, &mut new_deflates);
+    if new_deflates.is_empty() || old_deflates.is_empty() {
+        return None;
+    }
+    let mut old = puffin::puff(old, &old_deflates).ok()?;
+    let mut new = puffin::puff(new, &new_deflates).ok()?;
+    let matches = matches(&old.stream, &[&new.stream]);
+    let alike: usize = matches.iter().map(|found| found.len).sum();
+    let mostly_new = alike < new.stream.len() / 2;
+    let streams = Streams::new(&old.stream, &new.stream, &matches);
+    // Their bytes are not needed any more, and they are large.
+    (old.stream, new.stream) = (Vec::new(), Vec::new());
+    Some((streams, (old, new), mostly_new))
+}
+
+/// A whole program as a patch between programs, if it is smaller than `bound`.
+pub(super) fn zucchini(old: &[u8], source: Vec<Extent>, new: &[u8], bound: u64) -> Option<Encoded> {
+    let (old_form, new_form) = (zucchini::normal_form(old)?, zucchini::normal_form(new)?);
+    let matches = matches(&old_form, &[&new_form]);
+    drop((old_form, new_form));
+    let ensemble = zucchini::build(old, new, &matches)?;
+    if ensemble_estimate(&ensemble) >= bound {
+        return None;
+    }
+    let blob = zucchini::compress(&ensemble);
+    let source_sha256 = Some(sha256(old));
+    let encoded = Encoded { kind: OperationKind::Zucchini, blob, source, source_sha256 };
+    ((encoded.cost() as u64) < bound).then_some(encoded)
+}
+
+/// New clusters of a file, decompressed.
+pub(super) struct Decompressed {
+    target: Target,
+    /// All of the file, and which parts of it are in `target`.
+    whole: Vec<u8>,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Decompressed {
+    /// Takes the clusters at `fresh` ranges of a file's stored bytes apart; `new` are these bytes. None if LZ4 would not
+    /// make the same of them again.
+    pub(super) fn new(stored: &[u8], clusters: &[Cluster], fresh: &[Range<u64>], new: &[u8]) -> Option<Self> {
+        let whole = lz4diff::plain(stored, clusters).ok()?.raw;
+        let (mut at, mut raw_at) = (0, 0);
+        let mut wanted = Vec::new();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for cluster in clusters {
+            let raw_len = raw_len(cluster);
+            if fresh.iter().any(|range| range.contains(&at)) {
+                wanted.push(*cluster);
+                match ranges.last_mut() {
+                    Some(last) if last.end == raw_at => last.end += raw_len,
+                    _ => ranges.push(raw_at..raw_at + raw_len),
+                }
+            }
+            at += cluster.stored_len;
+            raw_at += raw_len;
+        }
+        let target = Target::new(new, &wanted, None).ok()?;
+        let is_whole = raw_at == whole.len() as u64;
+        let raw_len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        (is_whole && raw_len == target.plain.raw.len() as u64).then_some(Self { target, whole, ranges })
+    }
+
+    /// The decompressed bytes.
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.target.plain.raw
+    }
+
+    /// The patch against old clusters; `stored` are their bytes.
+    pub(super) fn against(self, stored: &[u8], clusters: Vec<Cluster>, allowed: &Operations) -> Option<Draft> {
+        let old = lz4diff::plain(stored, &clusters).ok()?;
+        let extents = |clusters: &[Cluster]| join(clusters.iter().filter_map(cluster_blocks));
+        let inflated = if allowed.puffdiff { puffed(&old.raw, self.raw(), &self.whole, &self.ranges) } else { None };
+        if let Some((streams, puffs, mostly_new)) = inflated {
+            let (kind, source, source_sha256) = (OperationKind::Lz4diffPuffdiff, extents(&clusters), sha256(stored));
+            let clusters = Some((old, self.target));
+            let puffs = Some(puffs);
+            return Some(Draft { kind, streams, puffs, clusters, ensemble: None, source, source_sha256, mostly_new });
+        }
+        let mut matches = matches(&old.raw, &[self.raw()]);
+        let alike: usize = matches.iter().map(|found| found.len).sum();
+        if alike < self.raw().len() / 8 {
+            return None;
+        }
+        let mut kept = (old, clusters, stored.to_vec());
+        // A cluster that nothing is made from takes room in the header and time on the phone.
+        if let Some(fewer) = used_clusters(&kept, &mut matches) {
+            kept = fewer;
+        }
+        let (old, clusters, stored) = kept;
+        let streams = Streams::new(&old.raw, self.raw(), &matches);
+        let (kind, source, source_sha256) = (OperationKind::Lz4diffBsdiff, extents(&clusters), sha256(&stored));
+        let mostly_new = alike < self.raw().len() / 2;
+        let clusters = Some((old, self.target));
+        Some(Draft { kind, streams, puffs: None, clusters, ensemble: None, source, source_sha256, mostly_new })
+    }
+}
+
+/// Bytes that a cluster becomes.
+fn raw_len(cluster: &Cluster) -> u64 {
+    let raw = cluster.skip.saturating_add(cluster.len);
+    let is_coded = matches!(cluster.coding, Coding::Lz4 | Coding::Lz4Unpadded);
+    if is_coded && raw > cluster.stored_len { raw } else { cluster.stored_len }
+}
+
+/// The old clusters that matches use, with the matches moved along; none if it cannot be said which.
+fn used_clusters(
+    (old, clusters, stored): &(Plain, Vec<Cluster>, Vec<u8>),
+    matches: &mut [Match],
+) -> Option<(Plain, Vec<Cluster>, Vec<u8>)> {
+    let mut starts = vec![0];
+    for cluster in clusters {
+        starts.push(starts[starts.len() - 1] + usize::try_from(raw_len(cluster)).ok()?);
+    }
+    if starts.last() != Some(&old.raw.len()) {
+        return None;
+    }
+    let mut is_used = vec![false; clusters.len()];
+    for found in matches.iter().filter(|found| found.len > 0) {
+        let first = starts.partition_point(|&start| start <= found.old) - 1;
+        let end = starts.partition_point(|&start| start < found.old + found.len);
+        is_used[first..end].fill(true);
+    }
+    let (mut kept, mut bytes, mut moved) = (Vec::new(), Vec::new(), vec![0; clusters.len()]);
+    let (mut at, mut raw_at) = (0, 0);
+    for (index, cluster) in clusters.iter().enumerate() {
+        let len = usize::try_from(cluster.stored_len).ok()?;
+        if is_used[index] {
+            kept.push(*cluster);
+            bytes.extend_from_slice(&stored[at..at + len]);
+            moved[index] = raw_at;
+            raw_at += starts[index + 1] - starts[index];
+        }
+        at += len;
+    }
+    let plain = lz4diff::plain(&bytes, &kept).ok().filter(|plain| plain.raw.len() == raw_at)?;
+    for found in matches.iter_mut().filter(|found| found.len > 0) {
+        let index = starts.partition_point(|&start| start <= found.old) - 1;
+        found.old = found.old - starts[index] + moved[index];
+    }
+    Some((plain, kept, bytes))
 }
 
 /// Leaves out what no match uses of the old bytes, and moves the matches along.

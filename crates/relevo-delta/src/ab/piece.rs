@@ -1,20 +1,23 @@
 //! Pieces of work: each becomes one operation or a few.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use rayon::prelude::*;
-use relevo_format::payload::{self, Data, Extent, Operation, OperationKind};
+use relevo_format::{
+    fs::Cluster,
+    payload::{self, Data, Extent, Operation, OperationKind},
+};
 use relevo_types::{BLOCK, Sha256};
 use sha2::Digest as _;
 
 use super::{
     Blobs, Generated, Operations, PartitionReport, Report, Tally,
-    bases::union,
+    bases::{OldFile, cluster_blocks, union},
     blobs::{Spill, Spilled},
     check,
-    encode::{self, Encoded},
+    encode::{self, Draft, Encoded},
     plan::{Copy, Plan},
-    side::Pair,
+    side::{Pair, Side},
     work::Limits,
 };
 use crate::DeltaError;
@@ -23,6 +26,8 @@ use crate::DeltaError;
 const GAP: u64 = 8;
 /// Most blocks that one operation copies; each costs a digest of 32 bytes, and a phone that was cut off repeats one.
 const COPY_BLOCKS: u64 = 4096;
+/// Bytes of a payload that a copied block is worth, for it takes no room in a phone's snapshot.
+const COPIED_COST: u64 = 16;
 /// Most extents of an operation that copies.
 const COPY_EXTENTS: usize = 1024;
 
@@ -31,7 +36,11 @@ const COPY_EXTENTS: usize = 1024;
 pub(super) struct Unit {
     /// The new file's path.
     pub path: Option<Vec<u8>>,
-    /// In the order of the file.
+    /// All blocks of the file, in its order; empty if they do not matter.
+    pub whole: Vec<Extent>,
+    /// All clusters of the file, if it is taken apart into them.
+    pub clusters: Vec<Cluster>,
+    /// Those that are to be made, in the order of the file.
     pub extents: Vec<Extent>,
 }
 
@@ -39,6 +48,11 @@ impl Unit {
     /// Bytes.
     pub(super) fn len(&self) -> u64 {
         self.extents.iter().map(Extent::len).sum()
+    }
+
+    /// Bytes of the blocks of the file.
+    pub(super) fn whole_len(&self) -> u64 {
+        self.whole.iter().map(Extent::len).sum()
     }
 
     /// Takes the first `len` bytes, a number of blocks that it has more of, off.
@@ -56,7 +70,8 @@ impl Unit {
             left -= now;
         }
         self.extents = tail;
-        Self { path: self.path.clone(), extents: head }
+        self.whole = Vec::new();
+        Self { path: self.path.clone(), whole: Vec::new(), clusters: Vec::new(), extents: head }
     }
 }
 
@@ -64,8 +79,22 @@ impl Unit {
 #[derive(Debug)]
 pub(super) struct Piece {
     pub units: Vec<Unit>,
-    /// Whether there is nothing that it could be made from.
-    full: bool,
+    kind: Kind,
+}
+
+/// What a piece may be made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What needs no old image.
+    Full,
+    /// Patches of bytes.
+    Bytes,
+    /// Also patches between inflated streams: one file, or one image.
+    Deflated,
+    /// Also patches between programs: one file.
+    Program,
+    /// Also patches between decompressed clusters: one file.
+    Clusters,
 }
 
 /// What a piece became.
@@ -80,12 +109,30 @@ pub(super) struct Made {
 impl Piece {
     /// Made of the payload alone.
     pub(super) fn full(extent: Extent) -> Self {
-        Self { units: vec![Unit { path: None, extents: vec![extent] }], full: true }
+        Self {
+            units: vec![Unit { path: None, whole: Vec::new(), clusters: Vec::new(), extents: vec![extent] }],
+            kind: Kind::Full,
+        }
     }
 
     /// Made of what it is like.
-    pub(super) fn patch(units: Vec<Unit>) -> Self {
-        Self { units, full: false }
+    pub(super) fn bytes(units: Vec<Unit>) -> Self {
+        Self { units, kind: Kind::Bytes }
+    }
+
+    /// One file, or image, that has deflate streams.
+    pub(super) fn deflated(unit: Unit) -> Self {
+        Self { units: vec![unit], kind: Kind::Deflated }
+    }
+
+    /// One file that is a program.
+    pub(super) fn program(unit: Unit) -> Self {
+        Self { units: vec![unit], kind: Kind::Program }
+    }
+
+    /// One file that is compressed in clusters.
+    pub(super) fn clusters(unit: Unit) -> Self {
+        Self { units: vec![unit], kind: Kind::Clusters }
     }
 
     /// Bytes that it makes.
@@ -101,12 +148,22 @@ impl Piece {
     /// Bytes of memory that making it takes, about.
     pub(super) fn memory(&self, limits: &Limits) -> u64 {
         let new = self.len();
-        if self.full {
-            return new * 12 + (16 << 20);
-        }
         let old = (new * 4).clamp(1 << 20, limits.old);
-        // The new bytes, their streams, the compressed ones; old bytes with their index; brotli's own.
-        new * 4 + old * 5 + old.next_power_of_two() * 4 + new.clamp(1 << 20, 16 << 20) * 12
+        // Old bytes have an index of four bytes each and a table.
+        let matched = |old: u64| old * 5 + old.next_power_of_two().min(1 << 24) * 4;
+        // Streams, and what brotli takes for them.
+        let packed = |new: u64| new * 3 + new.clamp(1 << 20, 8 << 20) * 12;
+        let bytes = matched(old) + packed(new);
+        let whole: u64 = self.units.iter().map(Unit::whole_len).sum();
+        let raw: u64 = self.units.iter().flat_map(|unit| &unit.clusters).map(|cluster| cluster.len).sum();
+        match self.kind {
+            Kind::Full => new * 12 + (16 << 20),
+            Kind::Bytes => bytes,
+            // Puffs are some larger than what they come from.
+            Kind::Deflated => bytes.max(whole * 2 + matched(whole * 2) + packed(new * 2)),
+            Kind::Program => bytes.max(whole * 4 + matched(whole) + packed(whole / 4)),
+            Kind::Clusters => bytes.max(whole * 2 + raw * 3 + matched(raw * 2) + packed(raw)),
+        }
     }
 
     /// Makes it.
@@ -119,50 +176,42 @@ impl Piece {
     ) -> Result<Made, DeltaError> {
         let target: Vec<Extent> = join(self.units.iter().flat_map(|unit| unit.extents.iter().copied()));
         let new = pair.new.read(&target).map_err(|source| pair.new_error(source))?;
-        let mut best: Option<Encoded> = None;
-        if !self.full && pair.old.is_some() {
-            best = self.patched(pair, &new, allowed, limits)?;
-        }
-        let cost = best.as_ref().map(Encoded::cost);
-        let worth = best.as_ref().is_none_or(|best| best.mostly_new);
-        if worth && let Some(replaced) = encode::replace(&new, allowed, cost) {
-            best = Some(replaced);
-        }
-        let best = best.expect("what nothing makes smaller is taken as it is");
-        self.keep(pair, best, target, &new, allowed, spill)
-    }
-
-    /// The best patch.
-    fn patched(
-        &self,
-        pair: &Pair<'_>,
-        new: &[u8],
-        allowed: &Operations,
-        limits: &Limits,
-    ) -> Result<Option<Encoded>, DeltaError> {
-        if !allowed.bsdiff && !allowed.brotli {
-            return Ok(None);
-        }
-        let parts = self.parts(new);
-        let budget = (new.len() as u64 * 4).clamp(1 << 20, limits.old);
-        let mut source: Vec<Extent> = Vec::new();
-        let mut left = budget;
-        for unit in &self.units {
-            let Some(extents) = unit.path.as_deref().and_then(|path| pair.bases.file(path)) else { continue };
-            let len = extents.iter().map(Extent::len).sum::<u64>();
-            if len <= left {
-                source.extend(extents);
-                left -= len;
+        let Some(old) = pair.old.as_ref().filter(|_| self.kind != Kind::Full) else {
+            return self.keep(pair, encode::replace(&new, allowed), target, &new, allowed, spill);
+        };
+        let parts = self.parts(&new);
+        let work = Work { piece: self, pair, old, target: &target, new: &new, parts, allowed, limits };
+        let special = match self.kind {
+            Kind::Deflated => work.inflated()?,
+            Kind::Clusters => work.decompressed()?,
+            _ => None,
+        };
+        let draft = match special {
+            Some(draft) => Some(draft),
+            None => work.bytes()?,
+        };
+        if self.kind == Kind::Program
+            && let [unit] = &self.units[..]
+        {
+            let bound = draft.as_ref().map_or(unit.len(), Draft::estimate);
+            // Blocks that could be copied cost a phone room in its snapshot.
+            let copied = (unit.whole_len() - unit.len()) / BLOCK.get();
+            if let Some((encoded, whole)) = work.program(unit, bound.saturating_sub(copied * COPIED_COST))? {
+                let mut made = self.keep(pair, encoded, join(unit.whole.iter().copied()), &whole, allowed, spill)?;
+                made.claimed.extend(&unit.whole);
+                return Ok(made);
             }
         }
-        source.extend(pair.bases.alike(parts.iter().copied(), left));
-        if source.is_empty() {
-            return Ok(None);
-        }
-        let source = union(source, 0);
-        let old = pair.old.as_ref().expect("a piece with bases has an old image");
-        let old = old.read(&source).map_err(|source| pair.old_error(source))?;
-        Ok(encode::bsdiff(&old, &source, &parts, new, allowed))
+        let best = match draft {
+            Some(draft) => {
+                let is_mostly_new = draft.is_mostly_new();
+                let patch = draft.finish(allowed);
+                let other = is_mostly_new.then(|| encode::replace(&new, allowed));
+                other.filter(|other| other.cost() < patch.cost()).unwrap_or(patch)
+            }
+            None => encode::replace(&new, allowed),
+        };
+        self.keep(pair, best, target, &new, allowed, spill)
     }
 
     /// The bytes of each unit.
@@ -193,7 +242,7 @@ impl Piece {
             // Whatever a patch does wrong, the new bytes themselves are right.
             let name = pair.name;
             made.warnings.push(format!("{} of {name} is left out: {error}", operation.kind));
-            let replaced = encode::replace(new, allowed, None).expect("what nothing makes smaller is taken as it is");
+            let replaced = encode::replace(new, allowed);
             operation = replaced.operation(target);
             blob = replaced.blob;
             check::patch(pair, &operation, &blob, new).map_err(|error| check::failed(pair, error))?;
@@ -202,6 +251,127 @@ impl Piece {
         made.operations.push((operation, spilled));
         Ok(made)
     }
+}
+
+/// A piece at work.
+struct Work<'a> {
+    piece: &'a Piece,
+    pair: &'a Pair<'a>,
+    old: &'a Side<'a>,
+    target: &'a [Extent],
+    new: &'a [u8],
+    parts: Vec<&'a [u8]>,
+    allowed: &'a Operations,
+    limits: &'a Limits,
+}
+
+impl Work<'_> {
+    fn read_old(&self, extents: &[Extent]) -> Result<Vec<u8>, DeltaError> {
+        self.old.read(extents).map_err(|source| self.pair.old_error(source))
+    }
+
+    fn read_new(&self, extents: &[Extent]) -> Result<Vec<u8>, DeltaError> {
+        self.pair.new.read(extents).map_err(|source| self.pair.new_error(source))
+    }
+
+    /// A patch of bytes against the old files of these paths and what else is like them.
+    fn bytes(&self) -> Result<Option<Draft>, DeltaError> {
+        if !self.allowed.bsdiff && !self.allowed.brotli {
+            return Ok(None);
+        }
+        let bases = &self.pair.bases;
+        let mut left = (self.new.len() as u64 * 4).clamp(1 << 20, self.limits.old);
+        let mut source: Vec<Extent> = Vec::new();
+        let mut all = Vec::new();
+        for (unit, part) in self.piece.units.iter().zip(&self.parts) {
+            let votes = bases.votes(std::iter::once(*part));
+            if let Some(file) = unit.path.as_deref().and_then(|path| bases.file(path, &votes))
+                && file.stored_len() <= left
+            {
+                source.extend(&file.extents);
+                left -= file.stored_len();
+            }
+            all.extend(votes);
+        }
+        all.sort_unstable_by_key(|&(window, votes)| (std::cmp::Reverse(votes), window));
+        source.extend(bases.windows(&all, left));
+        let source = union(source, 0);
+        if source.is_empty() {
+            return Ok(None);
+        }
+        Ok(encode::bsdiff(&self.read_old(&source)?, &source, &self.parts, self.new, self.allowed))
+    }
+
+    /// The old file that a unit is made from.
+    fn base(&self, unit: &Unit) -> Option<&OldFile> {
+        let bases = &self.pair.bases;
+        let path = unit.path.as_deref()?;
+        bases.file(path, &bases.votes(self.parts.iter().copied()))
+    }
+
+    /// A patch between inflated streams, if there are any that differ.
+    fn inflated(&self) -> Result<Option<Draft>, DeltaError> {
+        let [unit] = &self.piece.units[..] else { return Ok(None) };
+        let source = match &unit.path {
+            Some(_) => self.base(unit).map(|file| file.extents.clone()),
+            // An image without files stands for itself.
+            None => Some(vec![Extent { start: 0, blocks: self.old.blocks.len() as u64 }]),
+        };
+        let len = |source: &Vec<Extent>| source.iter().map(Extent::len).sum::<u64>();
+        let source = source.filter(|source| len(source) <= 2 * unit.whole_len() + (1 << 20));
+        let (Some(source), true) = (source, self.allowed.puffdiff) else { return Ok(None) };
+        let source = join(source.into_iter());
+        let (old, whole) = (self.read_old(&source)?, self.read_new(&unit.whole)?);
+        Ok(encode::puffdiff(&old, &source, &whole, &within(&unit.whole, self.target)))
+    }
+
+    /// The whole file as a patch between programs, if that is smaller than `bound`.
+    fn program(&self, unit: &Unit, bound: u64) -> Result<Option<(Encoded, Vec<u8>)>, DeltaError> {
+        let Some(base) = self.base(unit).filter(|file| file.stored_len() <= self.limits.whole) else { return Ok(None) };
+        let (source, old) = (join(base.extents.iter().copied()), self.read_old(&base.extents)?);
+        let new = self.read_new(&unit.whole)?;
+        Ok(encode::zucchini(&old, source, &new, bound).map(|encoded| (encoded, new)))
+    }
+
+    /// A patch between decompressed clusters.
+    fn decompressed(&self) -> Result<Option<Draft>, DeltaError> {
+        let [unit] = &self.piece.units[..] else { return Ok(None) };
+        let stored = self.read_new(&unit.whole)?;
+        let fresh = within(&unit.whole, self.target);
+        let Some(new) = encode::Decompressed::new(&stored, &unit.clusters, &fresh, self.new) else { return Ok(None) };
+        let bases = &self.pair.bases;
+        let votes = bases.votes(std::iter::once(new.raw()));
+        let mut left = (new.raw().len() as u64 * 2).clamp(1 << 20, self.limits.old);
+        let mut source = Vec::new();
+        if let Some(file) = unit.path.as_deref().and_then(|path| bases.file(path, &votes)) {
+            source.extend(&file.extents);
+            left = left.saturating_sub(file.stored_len());
+        }
+        source.extend(bases.windows(&votes, left / 4));
+        let clusters = bases.clusters_in(&union(source, 0));
+        let source: Vec<Extent> = clusters.iter().filter_map(cluster_blocks).collect();
+        if source.is_empty() {
+            return Ok(None);
+        }
+        Ok(new.against(&self.read_old(&source)?, clusters, self.allowed))
+    }
+}
+
+/// Where blocks of a file are among its bytes: `part` are some of the blocks of `whole`, in the same order.
+fn within(whole: &[Extent], part: &[Extent]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut wanted = part.iter().flat_map(|extent| extent.start..extent.end()).peekable();
+    let mut at = 0;
+    for block in whole.iter().flat_map(|extent| extent.start..extent.end()) {
+        if wanted.next_if_eq(&block).is_some() {
+            match ranges.last_mut() {
+                Some(last) if last.end == at => last.end += BLOCK.get(),
+                _ => ranges.push(at..at + BLOCK.get()),
+            }
+        }
+        at += BLOCK.get();
+    }
+    ranges
 }
 
 /// Appends extents, joining those that follow each other.

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
-use relevo_format::payload::{self, Extent};
+use relevo_format::{
+    fs::{self, Coding},
+    payload::{self, Extent},
+};
 
 use super::{
     Operations,
-    bases::{blocks, regular_files},
-    piece::{Piece, Unit},
-    side::Pair,
+    bases::{blocks, cluster_blocks, regular_files, whole_clusters},
+    piece::{Piece, Unit, join},
+    side::{Pair, Side},
     work::Limits,
 };
 use crate::{
@@ -30,6 +33,10 @@ const COMPUTED: u32 = 0xffff_fffd;
 const ABSORBED: usize = 4;
 /// Blocks of an operation that needs no old image: AOSP's 2 MiB, so that a phone that was cut off repeats little.
 const FULL_BLOCKS: u64 = 512;
+/// Most bytes of a file that is taken as a whole: update_engine has it and its base in memory, inflated.
+const WHOLE: u64 = 96 << 20;
+/// Least bytes of a program that is made as one.
+const PROGRAM: u64 = 16 << 10;
 /// Bytes of a piece that belongs to no file, or of small files together.
 const GROUP: u64 = 8 << 20;
 
@@ -124,7 +131,6 @@ fn plan_one(
         }
     };
     for extent in verity.iter().flat_map(payload::Verity::extents) {
-        let at = |block: u64| usize::try_from(block).expect("blocks are counted in memory");
         from[at(extent.start)..at(extent.end())].fill(COMPUTED);
     }
     if pair.old.is_none() {
@@ -133,8 +139,12 @@ fn plan_one(
         return Ok(Plan { from, verity, pieces });
     }
     let mut cut = Cut { limits, pieces: Vec::new(), open: Vec::new(), open_len: 0 };
-    files(pair, &mut from, &mut cut);
+    files(pair, allowed, &mut from, &mut cut)?;
     Ok(Plan { from, verity, pieces: cut.finish() })
+}
+
+fn at(block: u64) -> usize {
+    usize::try_from(block).expect("blocks are counted in memory")
 }
 
 /// A run in parts of at most `most` blocks.
@@ -170,11 +180,18 @@ fn find(old: &[BlockHash], new: &[BlockHash], zeros: bool) -> Vec<u32> {
 }
 
 /// Cuts what is new along files, then the rest.
-fn files(pair: &Pair<'_>, from: &mut [u32], cut: &mut Cut<'_>) {
-    let at = |block: u64| usize::try_from(block).expect("blocks are counted in memory");
+fn files(pair: &Pair<'_>, allowed: &Operations, from: &mut [u32], cut: &mut Cut<'_>) -> Result<(), DeltaError> {
     let mut taken = vec![false; from.len()];
+    let is_erofs = |side: &Side<'_>| side.files.as_ref().is_some_and(|files| files.kind == fs::Kind::Erofs);
+    let decoded = allowed.lz4diff && is_erofs(&pair.new) && pair.old.as_ref().is_some_and(is_erofs);
     let mut units = Vec::new();
     for file in pair.new.files.iter().flat_map(regular_files) {
+        if decoded && let Some(unit) = clusters(file, from, &mut taken) {
+            if !unit.extents.is_empty() {
+                cut.pieces.push(Piece::clusters(unit));
+            }
+            continue;
+        }
         let mut own = Vec::new();
         let all = blocks(file);
         for block in all.iter().flat_map(|extent| extent.start..extent.end()) {
@@ -186,23 +203,85 @@ fn files(pair: &Pair<'_>, from: &mut [u32], cut: &mut Cut<'_>) {
         let mut extents = Vec::new();
         own.iter().filter(|&&block| from[at(block)] == NEW).for_each(|&block| push(&mut extents, block));
         if !extents.is_empty() {
-            units.push(Unit { path: Some(file.path.clone()), extents });
+            let is_own = all.iter().map(|extent| extent.blocks).sum::<u64>() == own.len() as u64;
+            units.push((Unit { path: Some(file.path.clone()), whole: all, clusters: Vec::new(), extents }, is_own));
         }
     }
-    for unit in units {
-        cut.push(unit);
+    for (unit, is_own) in units {
+        match magic(pair, &unit)? {
+            [b'P', b'K', 3, 4] | [0x1f, 0x8b, 8, _] if allowed.puffdiff && unit.whole_len() <= WHOLE => {
+                cut.pieces.push(Piece::deflated(unit));
+            }
+            [0x7f, b'E', b'L', b'F'] | [b'd', b'e', b'x', b'\n']
+                if allowed.zucchini && is_own && is_worth_a_program(&unit, cut.limits) =>
+            {
+                cut.pieces.push(Piece::program(unit));
+            }
+            _ => cut.push(unit),
+        }
     }
     cut.close();
     let rest = from.iter().zip(&taken).map(|(&from, &taken)| from == NEW && !taken).collect::<Vec<_>>();
-    for run in runs(&rest, |&rest| rest) {
-        cut.push(Unit { path: None, extents: vec![run] });
+    let rest = runs(&rest, |&rest| rest);
+    let len = pair.new.info.size.get();
+    if pair.new.files.is_none() && !rest.is_empty() && len <= WHOLE {
+        // An image without files, of a kernel perhaps.
+        let whole = vec![Extent { start: 0, blocks: from.len() as u64 }];
+        cut.pieces.push(Piece::deflated(Unit { path: None, whole, clusters: Vec::new(), extents: rest }));
+        return Ok(());
+    }
+    for run in rest {
+        cut.push(Unit { path: None, whole: Vec::new(), clusters: Vec::new(), extents: vec![run] });
     }
     cut.close();
+    Ok(())
+}
+
+/// Bytes that a file begins with, where they stand as they are.
+fn magic(pair: &Pair<'_>, unit: &Unit) -> Result<[u8; 4], DeltaError> {
+    let mut start = [0; 4];
+    if let Some(first) = unit.whole.first() {
+        pair.new.image.read_exact_at(&mut start, first.offset()).map_err(|source| pair.new_error(source))?;
+    }
+    Ok(start)
+}
+
+/// Whether enough of a program is new that it may pay to make all of it, and it fits into memory.
+fn is_worth_a_program(unit: &Unit, limits: &Limits) -> bool {
+    let len = unit.whole_len();
+    unit.len() * 4 >= len && len >= PROGRAM && len <= limits.whole
+}
+
+/// A file whose clusters can be taken apart; its new ones are made as a whole.
+fn clusters(file: &fs::File, from: &mut [u32], taken: &mut [bool]) -> Option<Unit> {
+    let all = whole_clusters(file)?;
+    if all.iter().map(|cluster| cluster.stored_len).sum::<u64>() > WHOLE || file.size > WHOLE * 2 {
+        return None;
+    }
+    let blocks: Vec<Extent> = all.iter().filter_map(cluster_blocks).collect();
+    let mut sorted = blocks.clone();
+    sorted.sort_unstable();
+    // What two clusters or two files have in common is written once.
+    let is_shared = sorted.windows(2).any(|pair| pair[0].end() > pair[1].start)
+        || blocks.iter().any(|extent| taken[at(extent.start)..at(extent.end())].contains(&true));
+    if is_shared || !all.iter().any(|cluster| matches!(cluster.coding, Coding::Lz4 | Coding::Lz4Unpadded)) {
+        return None;
+    }
+    let mut extents: Vec<Extent> = Vec::new();
+    for extent in &blocks {
+        let range = at(extent.start)..at(extent.end());
+        taken[range.clone()].fill(true);
+        if from[range.clone()].contains(&NEW) {
+            from[range].fill(NEW);
+            extents.push(*extent);
+        }
+    }
+    let (path, clusters) = (Some(file.path.clone()), all.to_vec());
+    Some(Unit { path, whole: join(blocks.into_iter()), clusters, extents: join(extents.into_iter()) })
 }
 
 /// Leaves short runs of copies between new blocks of a file to its patch.
 fn absorb(own: &[u64], from: &mut [u32]) {
-    let at = |block: u64| usize::try_from(block).expect("blocks are counted in memory");
     let mut last_new = None;
     for (index, &block) in own.iter().enumerate() {
         if from[at(block)] != NEW {
@@ -230,7 +309,7 @@ impl Cut<'_> {
         let mut unit = unit;
         while unit.len() > self.limits.piece {
             let head = unit.split_off(self.limits.piece);
-            self.pieces.push(Piece::patch(vec![head]));
+            self.pieces.push(Piece::bytes(vec![head]));
         }
         if self.open_len + unit.len() > most {
             self.close();
@@ -243,7 +322,7 @@ impl Cut<'_> {
         let units = std::mem::take(&mut self.open);
         self.open_len = 0;
         if !units.is_empty() {
-            self.pieces.push(Piece::patch(units));
+            self.pieces.push(Piece::bytes(units));
         }
     }
 

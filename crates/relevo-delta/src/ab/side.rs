@@ -2,7 +2,6 @@
 
 use std::io;
 
-use rayon::prelude::*;
 use relevo_format::{
     ReadAt,
     fs::{self, FileSystem, FsError},
@@ -13,7 +12,7 @@ use relevo_types::PartitionName;
 use super::bases::Bases;
 use crate::{
     DeltaError, Images, Progress,
-    scan::{BlockHash, read, read_image},
+    scan::{BlockHash, read_image},
 };
 
 /// A partition of the new build with what the old one has of it.
@@ -76,6 +75,7 @@ impl Pair<'_> {
 pub(super) fn read_all<'a>(
     old: &'a Images<'_>,
     new: &'a Images<'_>,
+    decoded: bool,
     anchors: u64,
     progress: &dyn Progress,
 ) -> Result<Vec<Pair<'a>>, DeltaError> {
@@ -86,15 +86,13 @@ pub(super) fn read_all<'a>(
             let old = old.get(name).filter(|image| !image.is_empty());
             let old = old.map(|image| scan(name, &**image, "source", progress)).transpose()?;
             let new = scan(name, &**image, "target", progress)?;
-            let bases = match &old {
-                Some(side) => Bases::new(side, old_len, anchors).map_err(|source| DeltaError::Read {
-                    partition: name.clone(),
-                    build: "source",
-                    source,
-                })?,
-                None => Bases::default(),
-            };
-            Ok(Pair { name, old, new, bases })
+            let mut pair = Pair { name, old, new, bases: Bases::default() };
+            if let Some(old) = &pair.old {
+                let is_erofs = pair.new.files.as_ref().is_some_and(|files| files.kind == fs::Kind::Erofs);
+                let bases = Bases::new(old, decoded && is_erofs, old_len, anchors);
+                pair.bases = bases.map_err(|source| pair.old_error(source))?;
+            }
+            Ok(pair)
         })
         .collect()
 }
@@ -112,20 +110,4 @@ fn scan<'a>(
         Err(error) => (None, Some(error)),
     };
     Ok(Side { image, info: ImageInfo { size: image.len(), sha256 }, blocks, files, damage })
-}
-
-/// Calls `visit` for slices of an image on all cores; gives what it answered, in order.
-pub(super) fn slices<T: Send>(
-    image: &dyn ReadAt,
-    slice: u64,
-    visit: impl Fn(u64, Vec<u8>) -> T + Sync,
-) -> io::Result<Vec<T>> {
-    let len = image.len().get();
-    (0..len.div_ceil(slice))
-        .into_par_iter()
-        .map(|index| {
-            let start = index * slice;
-            Ok(visit(start, read(image, start, slice.min(len - start))?))
-        })
-        .collect()
 }

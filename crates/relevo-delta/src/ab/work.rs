@@ -24,6 +24,8 @@ pub(super) struct Limits {
     pub piece: u64,
     /// Most old bytes that a piece is matched against.
     pub old: u64,
+    /// Most bytes of a program that is made as one.
+    pub whole: u64,
     /// Bytes for all pieces that are being made.
     memory: u64,
 }
@@ -32,14 +34,14 @@ impl Limits {
     /// Plans for `memory` and `threads` threads.
     pub(super) fn new(memory: ByteLen, threads: usize) -> Self {
         const MIB: u64 = 1 << 20;
-        let (piece, old) = match memory.get() / MIB {
-            1024.. => (16 * MIB, 48 * MIB),
-            512.. => (8 * MIB, 24 * MIB),
-            _ => (4 * MIB, 8 * MIB),
+        let (piece, old, whole) = match memory.get() / MIB {
+            1024.. => (16 * MIB, 48 * MIB, 64 * MIB),
+            512.. => (8 * MIB, 24 * MIB, 24 * MIB),
+            _ => (4 * MIB, 8 * MIB, 8 * MIB),
         };
         // Digests and anchors are there beside the pieces.
         let memory = memory.get() - memory.get() / 4;
-        Self { threads, piece, old, memory }
+        Self { threads, piece, old, whole, memory }
     }
 }
 

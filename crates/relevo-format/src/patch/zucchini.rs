@@ -124,13 +124,25 @@ pub fn is_program(bytes: &[u8]) -> Option<Program> {
 /// `matches` are runs that are alike but for scattered bytes, as for [`bsdiff::write`](super::bsdiff::write); they may leave
 /// gaps and need no order. Those found between [`normal_form`]s are the best here.
 pub fn build(old: &[u8], new: &[u8], matches: &[Match]) -> Option<Vec<u8>> {
+    checked(old, new, write::ensemble(old, new, &equivalences(old, new, matches)?)?)
+}
+
+/// As [`build`], of any bytes: the same as a patch of bsdiff would say, but only of what differs. It compresses about as
+/// well and in a fraction of the time, since what is alike are no zeros there. None if a side is empty or over 2 GiB.
+pub fn build_bytes(old: &[u8], new: &[u8], matches: &[Match]) -> Option<Vec<u8>> {
+    checked(old, new, write::bytes(old, new, &equivalences(old, new, matches)?)?)
+}
+
+fn equivalences(old: &[u8], new: &[u8], matches: &[Match]) -> Option<Vec<Equivalence>> {
     let word = |value: usize| u32::try_from(value).ok();
     let inside = |found: &&Match| found.old + found.len <= old.len() && found.new + found.len <= new.len();
     let equivalence =
         |found: &Match| Some(Equivalence { old: word(found.old)?, new: word(found.new)?, len: word(found.len)? });
-    let runs: Option<Vec<_>> = matches.iter().filter(inside).map(equivalence).collect();
-    let ensemble = write::ensemble(old, new, &runs?)?;
-    // A patch that we cannot apply ourselves is none.
+    matches.iter().filter(inside).map(equivalence).collect()
+}
+
+/// A patch that we cannot apply ourselves is none.
+fn checked(old: &[u8], new: &[u8], ensemble: Vec<u8>) -> Option<Vec<u8>> {
     let mut budget = Budget { used: 0, limit: ByteLen::new(u64::MAX) };
     let made = apply_ensemble(old, &ensemble, ByteLen::new(new.len() as u64), &mut budget).ok()?;
     (made == new).then_some(ensemble)

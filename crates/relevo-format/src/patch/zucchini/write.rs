@@ -54,6 +54,18 @@ pub(super) fn ensemble(old: &[u8], new: &[u8], runs: &[Equivalence]) -> Option<V
     Some(out)
 }
 
+/// The bytes of an ensemble patch without programs; none if a side is empty or too long.
+pub(super) fn bytes(old: &[u8], new: &[u8], runs: &[Equivalence]) -> Option<Vec<u8>> {
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).ok().filter(|&len| len > 0 && program::is_target(len));
+    let (old_len, new_len) = (length(old)?, length(new)?);
+    let mut out = Vec::from(MAGIC);
+    out.extend([VERSION.0, VERSION.1].into_iter().flat_map(u16::to_le_bytes));
+    let header = [old_len, crc32(old), new_len, crc32(new), 1];
+    out.extend(header.into_iter().flat_map(u32::to_le_bytes));
+    Part { old: (0, old_len), new: (0, new_len), old_bytes: old, new_bytes: new }.plain(runs, &mut out);
+    Some(out)
+}
+
 /// A part of the new file that becomes an element, and the part of the old file that it is made of.
 struct Part<'a> {
     old: (u32, u32),
