@@ -130,7 +130,19 @@ fn main() -> io::Result<()> {
     seed("avb", "footer", &end)?;
     // Three blocks of data, and one of their tree.
     seed("avb", "tree", &image("product.img.zst")?)?;
+    target_files()?;
     ab()
+}
+
+/// Texts of a zip of target files, and a message of one APEX.
+fn target_files() -> io::Result<()> {
+    let dynamic = "virtual_ab=true\nvirtual_ab_compression=true\nvirtual_ab_compression_method=lz4\n\
+        virtual_ab_cow_version=3\nvirtual_ab_compression_factor=65536\nsuper_partition_groups=main extra\n\
+        super_main_group_size=1073741824\nsuper_main_partition_list=system vendor\nextra_size=4096\n\
+        PAYLOAD_MINOR_VERSION=8\n";
+    seed("target_files", "dynamic", dynamic.as_bytes())?;
+    seed("target_files", "partitions", b"boot\nsystem\nvendor_boot\n\nRUN_POSTINSTALL_system=true\n")?;
+    seed("target_files", "apex", b"\x0a\x15\x0a\x0fcom.android.art\x10\x23\x18\x00")
 }
 
 /// A payload of two blocks, and an OTA zip around it; both by hand, as only readers are part of the crate.

@@ -15,6 +15,7 @@ use relevo_format::{
     ota_zip::{self, OtaZip},
     package::{Base, BaseKind, Codec, Engine, Front, Info, Limits, Manifest, Partition, Piece, Role, Stream},
     payload::{self, Certificate, Payload, PrivateKey, PublicKey, Sink, apply_operation, is_applied},
+    target_files::{self, Properties},
 };
 use relevo_meta::chunks::ChunkList;
 use relevo_types::{ByteLen, PartitionName, Sha256};
@@ -24,7 +25,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("payload", payload),
     ("avb", avb),
     ("keys", keys),
+    ("target_files", target_files),
 ];
 
 mod avb;
@@ -416,5 +418,24 @@ pub fn payload(data: &[u8]) {
             let applied = apply_operation(&payload, &data, partition, index, Some(&old), &sink);
             assert!(applied.is_err() || is_applied(operation.kind));
         }
+    }
+}
+
+/// What stands under `META` in a zip of target files: text for all of its readers, and the message of APEXes.
+pub fn target_files(data: &[u8]) {
+    if let Ok(apexes) = target_files::apexes(data) {
+        let again = target_files::apexes(&target_files::apex_info(&apexes)).expect("what is written can be read");
+        assert_eq!(again, apexes);
+    }
+    let text = String::from_utf8_lossy(data);
+    let properties = Properties::parse(&text);
+    let _ = target_files::minor_version(&properties);
+    if let Ok(Some(dynamic)) = target_files::dynamic_partitions(&properties) {
+        assert!(dynamic.groups.iter().all(|group| group.size.is_some()));
+        assert_eq!(dynamic.vabc_enabled == Some(true), dynamic.cow_version.is_some());
+    }
+    if let Ok(partitions) = target_files::ab_partitions(&text) {
+        assert!(partitions.is_sorted() && !partitions.is_empty());
+        assert!(target_files::postinstall(&properties, &partitions).len() <= partitions.len());
     }
 }
