@@ -7,9 +7,14 @@ use std::{fs, io, path::Path};
 use relevo_format::{
     ops::{Encoder, Op},
     package::{Front, Manifest},
+    patch::zucchini,
 };
 use relevo_meta::chunks::{Builder, ChunkList};
 use relevo_types::ByteLen;
+
+#[path = "../../crates/relevo-format/tests/patch/program.rs"]
+#[expect(dead_code, reason = "the tests of the crate build larger ones too")]
+mod program;
 
 fn main() -> io::Result<()> {
     let page = include_str!("../../docs/format.md");
@@ -131,6 +136,7 @@ fn main() -> io::Result<()> {
     // Three blocks of data, and one of their tree.
     seed("avb", "tree", &image("product.img.zst")?)?;
     target_files()?;
+    programs()?;
     ab()
 }
 
@@ -143,6 +149,25 @@ fn target_files() -> io::Result<()> {
     seed("target_files", "dynamic", dynamic.as_bytes())?;
     seed("target_files", "partitions", b"boot\nsystem\nvendor_boot\n\nRUN_POSTINSTALL_system=true\n")?;
     seed("target_files", "apex", b"\x0a\x15\x0a\x0fcom.android.art\x10\x23\x18\x00")
+}
+
+/// Small programs of each kind, with a patch between two and with what they have in common.
+fn programs() -> io::Result<()> {
+    let part = |bytes: &[u8]| [&u16::try_from(bytes.len()).expect("short").to_le_bytes()[..], bytes].concat();
+    for (kind, thumb) in program::KINDS {
+        // Few functions: an input is long enough as it is.
+        let [old, new] = [&[1, 2, 3, 9][..], &[1, 7, 2, 3, 9]]
+            .map(|functions| program::Source { functions: functions.to_vec(), thumb }.build(kind));
+        let found = program::matches(&old, &new);
+        let name = format!("{kind:?}{}", if thumb { "Thumb" } else { "" });
+        let ensemble = zucchini::build(&old.bytes, &new.bytes, &found).expect("these are programs");
+        seed("zucchini", &name, &[&[0], &part(&old.bytes)[..], &ensemble].concat())?;
+        let places = found.iter().flat_map(|found| [found.old, found.new, found.len]);
+        let matches: Vec<_> = places.flat_map(|place| u16::try_from(place).expect("short").to_le_bytes()).collect();
+        let input = [&[1], &part(&old.bytes)[..], &part(&matches), &new.bytes].concat();
+        seed("zucchini", &format!("{name}-parts"), &input)?;
+    }
+    Ok(())
 }
 
 /// A payload of two blocks, and an OTA zip around it; both by hand, as only readers are part of the crate.

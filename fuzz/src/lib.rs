@@ -25,7 +25,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -36,6 +36,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("puffin", patch::puffin),
     ("lz4diff", patch::lz4diff),
     ("locate", patch::locate),
+    ("zucchini", patch::zucchini),
     ("ext4", ext4),
     ("erofs", erofs),
     ("ota_zip", ota_zip),
@@ -49,7 +50,7 @@ mod avb;
 mod patch;
 
 pub use avb::avb;
-pub use patch::{bsdf2, locate, lz4diff, puffin};
+pub use patch::{bsdf2, locate, lz4diff, puffin, zucchini};
 
 /// The front of a package: what is read is written back as it was.
 pub fn front(data: &[u8]) {

@@ -5,7 +5,7 @@
 
 use relevo_format::{
     fs::{Cluster, Coding},
-    patch::{DeflateError, Limits, PatchError, bsdiff, locate as find, lz4diff as lz4, puffin as puf},
+    patch::{DeflateError, Limits, PatchError, bsdiff, locate as find, lz4diff as lz4, puffin as puf, zucchini as zuc},
 };
 use relevo_types::ByteLen;
 
@@ -261,4 +261,48 @@ fn same(file: &[u8], deflates: &[find::Deflate]) {
     }
     let patch = puf::write(&puffed, &puffed, &pack(&copy, &vec![0; len], &[], len as u64));
     assert_eq!(run(puf::apply, file, &patch).expect("it was just written"), file);
+}
+
+/// Zucchini: an ensemble patch of any bytes, or one that is made for any program and makes the new file of it.
+pub fn zucchini(data: &[u8]) {
+    let Some((&kind, mut data)) = data.split_first() else { return };
+    let old = part(&mut data);
+    if kind == 0 {
+        if data.len() > 1 << 16 {
+            return;
+        }
+        let mut ensemble = data.to_vec();
+        // Without this, nothing gets behind the header.
+        if let Some(place) = ensemble.get_mut(8..16) {
+            place[..4].copy_from_slice(&(old.len() as u32).to_le_bytes());
+            place[4..].copy_from_slice(&crc32(old).to_le_bytes());
+        }
+        let _ = run(zuc::apply, old, &stored(&ensemble));
+        return;
+    }
+    let (matches, new) = (part(&mut data), data);
+    if let Some(form) = zuc::normal_form(new) {
+        assert_eq!(form.len(), new.len());
+        assert!(zuc::is_program(new).is_some());
+    }
+    let found: Vec<_> = matches
+        .as_chunks::<6>()
+        .0
+        .iter()
+        .map(|bytes| {
+            let [old, new, len] = [0, 2, 4].map(|at| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]])));
+            bsdiff::Match { old, new, len, extra: 0 }
+        })
+        .collect();
+    // It was applied before it was handed out.
+    let Some(ensemble) = zuc::build(old, new, &found).filter(|ensemble| ensemble.len() <= 1 << 16) else { return };
+    let limits = Limits { output: ByteLen::mib(1), memory: ByteLen::mib(64) };
+    let mut out = Vec::new();
+    zuc::apply(&old, &stored(&ensemble), &mut out, &limits).expect("a patch that was just made");
+    assert_eq!(out, new);
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ ((crc & 1) * 0xedb8_8320);
+    !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
 }
