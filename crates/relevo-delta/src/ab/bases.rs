@@ -147,7 +147,8 @@ impl Bases {
             let len = if clusters.is_empty() { stored } else { file.size };
             let (index, first_window) = (bases.files.len(), next_window);
             slices.extend(Slice::of(Some(file), 0..len, first_window));
-            next_window = next_window.saturating_add(window_count(len));
+            // One at least, so that no two files have the same first window: files within metadata have no blocks.
+            next_window = next_window.saturating_add(window_count(len).max(1));
             bases.by_path.insert(file.path.clone(), index);
             bases.by_stem.entry(stem(&file.path)).or_default().push(index);
             bases.files.push(OldFile { extents, clusters: clusters.to_vec(), len, first_window });

@@ -43,7 +43,7 @@ fn choose_of(
     target: &BuildFacts<'_>,
     options: &Options,
 ) -> Result<Choice, DynamicError> {
-    let names: Vec<_> = names.iter().map(|name| PartitionName::parse(*name).unwrap()).collect();
+    let names: Vec<_> = names.iter().map(|name| PartitionName::parse(name).unwrap()).collect();
     let updated =
         names.iter().map(|name| Updated { name, size: ByteLen::mib(512), versioned: name.as_str() != "boot" });
     dynamic::choose(source, target, &updated.collect::<Vec<_>>(), options)

@@ -92,11 +92,11 @@ fn signed(pairs: &[(String, Vec<u8>)]) -> Vec<u8> {
     let layout = Layout::new(&contents).unwrap();
     let mut out = Cursor::new(Vec::new());
     let sign = |digest: &Sha256| keys.iter().map(|key| Ok(key.sign(digest)?)).collect::<Result<Vec<_>, WriteError>>();
-    let mut write_payload = |out: &mut dyn Write| -> Result<Properties, Error> {
+    let write_payload = |out: &mut dyn Write| -> Result<Properties, Error> {
         let metadata = sign(&payload.metadata_sha256())?;
         Ok(payload.write(&blobs, &metadata, sign, out, go_on)?)
     };
-    let len = layout.write(&mut out, &mut write_payload).unwrap();
+    let len = layout.write(&mut out, write_payload).unwrap();
     let mut zip = out.into_inner();
     assert_eq!(len, ByteLen::new(zip.len() as u64));
     zip.truncate(usize::try_from(ota_zip::signed_len(len).get()).unwrap());
@@ -133,11 +133,11 @@ fn the_zip_of_releasetools_comes_out_byte_by_byte() {
     let mut out = Cursor::new(Vec::new());
     let mut blobs = vec![0; usize::try_from(payload.blobs_len().get()).unwrap()];
     stored.read_exact_at(&mut blobs, payload.blobs_offset().get()).unwrap();
-    let mut write_payload = |out: &mut dyn Write| -> Result<Properties, Error> {
+    let write_payload = |out: &mut dyn Write| -> Result<Properties, Error> {
         let sign = |_: &Sha256| Ok(payload.signatures().to_vec());
         Ok(unsigned.write(&blobs, payload.metadata_signatures(), sign, out, go_on)?)
     };
-    layout.write(&mut out, &mut write_payload).unwrap();
+    layout.write(&mut out, write_payload).unwrap();
     let ours = out.into_inner();
 
     assert_eq!(layout.payload_offset(), ByteLen::new(1452));

@@ -122,7 +122,7 @@ impl Waits {
             step_of[step.target as usize..step.end() as usize].fill(id);
         }
         let mut count = vec![0; new_blocks as usize];
-        let mut each = |found: &mut dyn FnMut(u32, usize)| {
+        let each = |found: &mut dyn FnMut(u32, usize)| {
             for step in steps {
                 for block in step.target..step.end() {
                     let written = |&read: &u32| step_of.get(read as usize).is_some_and(|&id| id != NONE);
