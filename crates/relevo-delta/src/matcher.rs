@@ -18,6 +18,8 @@ pub(crate) struct Search {
 impl Search {
     /// For streams that are compressed by something fast.
     pub(crate) const QUICK: Self = Self { seed: SEED, chain: 16 };
+    /// The same, among tens of millions of bytes.
+    pub(crate) const LARGE: Self = Self { seed: SEED, chain: 32 };
     /// For streams whose compression takes many times as long as any search: puffs have few long runs in common.
     pub(crate) const THOROUGH: Self = Self { seed: 8, chain: 48 };
 }

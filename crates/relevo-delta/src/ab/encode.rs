@@ -33,6 +33,8 @@ const EXTENT_COST: usize = 8;
 const SPARSE: usize = 256 << 10;
 /// What brotli's best has to save: its last tenth of size takes nine tenths of the time.
 const EFFORT: Effort = Effort { saved_per_second: 5000 };
+/// Old bytes from which on seeds are long: short ones have so many places in them that the few looked at are not the best.
+const LARGE: usize = 32 << 20;
 /// Preset of xz: a dictionary of 8 MiB, as AOSP's generator has it.
 const XZ_PRESET: u32 = 6;
 /// Largest dictionary that is asked of a phone, in bytes.
@@ -182,7 +184,8 @@ fn ensemble_estimate(ensemble: &[u8]) -> u64 {
 }
 
 fn matches(old: &[u8], parts: &[&[u8]]) -> Vec<Match> {
-    let matcher = Matcher::new(old, Search::THOROUGH);
+    let search = if old.len() > LARGE { Search::LARGE } else { Search::THOROUGH };
+    let matcher = Matcher::new(old, search);
     let mut matches = Vec::new();
     let mut start = 0;
     for part in parts {

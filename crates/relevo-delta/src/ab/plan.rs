@@ -37,6 +37,9 @@ const FULL_BLOCKS: u64 = 512;
 const WHOLE: u64 = 96 << 20;
 /// Least bytes of a program that is made as one.
 const PROGRAM: u64 = 16 << 10;
+/// Most bytes of one: of programs of 60 MB patches between programs took 1.6 times what patches of bytes take, and phones
+/// hold all of both in memory.
+const LARGEST_PROGRAM: u64 = 16 << 20;
 /// Bytes of a piece that belongs to no file, or of small files together.
 const GROUP: u64 = 8 << 20;
 
@@ -249,7 +252,7 @@ fn magic(pair: &Pair<'_>, unit: &Unit) -> Result<[u8; 4], DeltaError> {
 /// Whether enough of a program is new that it may pay to make all of it, and it fits into memory.
 fn is_worth_a_program(unit: &Unit, limits: &Limits) -> bool {
     let len = unit.whole_len();
-    unit.len() * 4 >= len && len >= PROGRAM && len <= limits.whole
+    unit.len() * 4 >= len && len >= PROGRAM && len <= LARGEST_PROGRAM.min(limits.whole)
 }
 
 /// A file whose clusters can be taken apart; its new ones are made as a whole.
