@@ -84,7 +84,7 @@ pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limit
 /// A file with puffs in place of deflate blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Puffed {
-    /// Its bytes: what a matcher compares, and what the inner patch is between. [`write`] does not need them any more.
+    /// Its bytes: what a matcher compares, and what the inner patch is between. [`write()`] does not need them any more.
     pub stream: Vec<u8>,
     runs: Vec<Run>,
     puffed_len: u64,
