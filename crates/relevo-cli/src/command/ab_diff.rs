@@ -308,9 +308,14 @@ fn check_builds(
         return Err(CliError::TwoDevices { from: from.clone(), to: to.clone() }.into());
     }
     if new.facts.timestamp.is_none() {
-        return Err(CliError::NoFact { option: "--timestamp" }.into());
+        if zip {
+            return Err(CliError::NoFact { option: "--timestamp" }.into());
+        }
+        session
+            .warn("nothing says the new build's date; phones that know their own refuse the payload: give --timestamp");
     }
-    if new.facts.device.is_empty() {
+    // A bare payload does not say which device it is for.
+    if zip && new.facts.device.is_empty() {
         return Err(CliError::NoFact { option: "--device" }.into());
     }
     if let (Some(from), Some(to), false) = (old.facts.timestamp, new.facts.timestamp, options.downgrade)

@@ -160,12 +160,15 @@ fn what_phones_would_refuse_is_not_made() {
     let bare_images = machine.images("mute", &[("boot", program(2, 8))]);
     refused(&[&bare_images, &new, "--out", &bare, "--unsigned"], "nothing says which payloads the update_engine");
     refused(
-        &[&bare_images, &bare_images, "--out", &bare, "--unsigned", "--minor", "9"],
+        &[&bare_images, &bare_images, "--out", &out, "--unsigned", "--minor", "9"],
         "nothing says what --timestamp",
     );
     // Nothing is left of any of them.
     let names = fs::read_dir(machine.path("")).unwrap().count();
     assert_eq!(names, 3);
+    // A bare payload has no place for a device, and is made without a date, with a warning.
+    let run = machine.run(["ota", "diff", &bare_images, &bare_images, "--out", &bare, "--unsigned", "--minor", "9"]);
+    assert!(run.expect(0).err.contains("give --timestamp"));
     // The way back, if it is meant.
     machine.run(["ota", "diff", &new, &old, "--out", &out, "--unsigned", "--downgrade"]).expect(0);
     let (zip, payload) = open(&machine.path("ota.zip"));
