@@ -27,7 +27,8 @@ row() { # NAME BYTES COMMAND...
 }
 
 for minor; do
-    row "diff, minor $minor" '' "$relevo" --quiet ota diff "$old" "$new" --out "$work/payload.bin" --unsigned --minor "$minor"
+    row "diff, minor $minor" '' "$relevo" --quiet ota diff "$old" "$new" --out "$work/payload.bin" --unsigned \
+        --minor "$minor" --device bench
     made=$(du -cb "$new"/*.img | tail -n 1 | cut -f 1)
     row "apply, minor $minor" "$made" "$relevo" --quiet ota apply "$work/payload.bin" --source "$old" --out "$work/made"
     for image in "$new"/*.img; do cmp "$image" "$work/made/$(basename "$image")"; done
