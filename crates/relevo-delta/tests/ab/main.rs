@@ -1,6 +1,9 @@
 //! Operations of A/B payloads: what is made applies, and is only what the source build knows.
 #![expect(clippy::unwrap_used, reason = "fixtures are tests too")]
 
+mod avb;
+mod files;
 mod raw;
+mod samples;
 mod support;
 mod verity;

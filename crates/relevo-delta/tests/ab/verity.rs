@@ -1,12 +1,12 @@
 //! Hash trees and error correction: left to phones that know how, and made by operations for the others.
 
 use relevo_delta::ab::{Generated, Options};
-use relevo_format::{
-    payload::{Extent, Fec, HashTree, Verity},
-    verity,
-};
+use relevo_format::payload::Verity;
 
-use crate::support::{Build, Out, made, noise};
+use crate::{
+    avb::{self, image},
+    support::{Build, made, noise},
+};
 
 const BLOCK: usize = 4096;
 /// Blocks of data, of the tree over them, and of the error correction.
@@ -19,53 +19,8 @@ fn bytes(blocks: u64) -> usize {
 }
 
 fn expected() -> Verity {
-    let extent = |start, blocks| Extent { start, blocks };
-    Verity {
-        hash_tree: Some(HashTree {
-            data: extent(0, DATA),
-            tree: extent(DATA, TREE),
-            algorithm: "sha256".to_owned(),
-            salt: vec![7; 32],
-        }),
-        fec: Some(Fec { data: extent(0, DATA + TREE), fec: extent(DATA + TREE, FEC), roots: 2 }),
-    }
-}
-
-/// What a build ends an image in: hash tree, error correction, vbmeta, and a footer in a block of its own.
-fn image(data: Vec<u8>) -> Vec<u8> {
-    let mut image = data;
-    image.resize(bytes(DATA + TREE + FEC + 2), 0);
-    let mut descriptor = Vec::new();
-    let mut put = |bytes: &[u8]| descriptor.extend_from_slice(bytes);
-    put(&1_u64.to_be_bytes());
-    // Fixed fields, name and salt, in a multiple of 8 bytes; no digest of the root, as where the phone keeps it.
-    put(&208_u64.to_be_bytes());
-    put(&1_u32.to_be_bytes());
-    [DATA, DATA, TREE].iter().for_each(|blocks| put(&(blocks * 4096).to_be_bytes()));
-    [4096_u32, 4096, 2].iter().for_each(|number| put(&number.to_be_bytes()));
-    [DATA + TREE, FEC].iter().for_each(|blocks| put(&(blocks * 4096).to_be_bytes()));
-    put(b"sha256");
-    put(&[0; 26]);
-    [6_u32, 32, 0, 0].iter().for_each(|number| put(&number.to_be_bytes()));
-    put(&[0; 60]);
-    put(b"system");
-    put(&[7; 32]);
-    descriptor.resize(224, 0);
-    let mut vbmeta = b"AVB0\0\0\0\x01\0\0\0\0".to_vec();
-    vbmeta.resize(256, 0);
-    vbmeta[20..28].copy_from_slice(&256_u64.to_be_bytes());
-    vbmeta[104..112].copy_from_slice(&224_u64.to_be_bytes());
-    vbmeta.extend(descriptor);
-    vbmeta.resize(512, 0);
-    let start = bytes(DATA + TREE + FEC);
-    image[start..start + vbmeta.len()].copy_from_slice(&vbmeta);
-    let footer = image.len() - 64;
-    image[footer..footer + 12].copy_from_slice(b"AVBf\0\0\0\x01\0\0\0\0");
-    let fields = [DATA * 4096, (DATA + TREE + FEC) * 4096, 512].map(u64::to_be_bytes).concat();
-    image[footer + 12..footer + 36].copy_from_slice(&fields);
-    let out = Out::new(image);
-    verity::compute(&expected(), &out, &out).unwrap();
-    out.bytes()
+    assert_eq!(avb::bounds(DATA), [DATA, DATA + TREE, DATA + TREE + FEC]);
+    avb::left(DATA)
 }
 
 fn builds() -> (Build, Build) {
