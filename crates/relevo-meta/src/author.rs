@@ -14,7 +14,8 @@ use crate::{
     delegation,
     error::{Cause, TrustError, check_digits, from_core},
     keys::{PublicKey, SignError, Signer},
-    refresh::{GRACE_FIELD, ROOT_FIELD},
+    log::LogKey,
+    refresh::{GRACE_FIELD, LOG_FIELD, ROOT_FIELD},
     trusted::Target,
 };
 
@@ -358,6 +359,16 @@ impl RootFile {
     /// [`AuthorError::Field`] for a root of another shape.
     pub fn set_offline_grace(&mut self, days: u32) -> Result<(), AuthorError> {
         self.0.object(ROOT_FIELD)?.insert(GRACE_FIELD.to_owned(), days.into());
+        Ok(())
+    }
+
+    /// Names the key of the transparency log. Another key under the same name goes on with the log; another name begins a
+    /// new one, and phones forget what they knew of the old one.
+    ///
+    /// # Errors
+    /// [`AuthorError::Field`] for a root of another shape.
+    pub fn set_log(&mut self, key: &LogKey) -> Result<(), AuthorError> {
+        self.0.object(ROOT_FIELD)?.insert(LOG_FIELD.to_owned(), key.to_string().into());
         Ok(())
     }
 }

@@ -44,6 +44,7 @@ mod error;
 pub mod expiry;
 #[cfg(feature = "authoring")]
 pub mod keys;
+pub mod log;
 pub mod policy;
 mod refresh;
 #[cfg(feature = "testing")]

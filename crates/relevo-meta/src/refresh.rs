@@ -18,6 +18,7 @@ use crate::{
     crypto, delegation,
     delegation::Cover,
     error::{BadTarget, TrustError, check_digits, from_core},
+    log::LogKey,
     threshold::Core,
     trusted::{Custom, Found, Package, RoleFile, Target, Trusted, TrustedDevice},
 };
@@ -203,6 +204,8 @@ enum Kind {
 /// Where the root says how long the offline grace is: `"x-relevo": {"offline_grace_days": 45}`.
 pub(crate) const ROOT_FIELD: &str = "x-relevo";
 pub(crate) const GRACE_FIELD: &str = "offline_grace_days";
+/// Where the root says who signs the transparency log, in the same field: a key as [`LogKey`] writes it.
+pub(crate) const LOG_FIELD: &str = "log";
 
 /// Longest offline grace that a root can give; with it, a snapshot of 60 days ends first.
 const MAX_GRACE: SignedDuration = SignedDuration::from_hours(24 * 90);
@@ -866,7 +869,9 @@ impl Refresh {
         let Walk { troubles, listed, .. } = std::mem::take(&mut self.walk);
         let stale_since =
             self.core.timestamp().map(|timestamp| timestamp.expires).filter(|expires| *expires < self.now);
-        Ok(Trusted { roles, devices, listed, troubles, stale_since })
+        let log = root.extra.get(ROOT_FIELD).and_then(|field| field.get(LOG_FIELD)?.as_str());
+        let log = log.and_then(|key| LogKey::parse(key).ok());
+        Ok(Trusted { roles, devices, listed, troubles, stale_since, log })
     }
 
     fn device(
@@ -883,6 +888,7 @@ impl Refresh {
             keys: self.keys(edge),
             threshold: edge.role.threshold,
             role_version: own.version,
+            roles: Vec::new(),
             expires: own.expires,
             fresh_until: roles.get("timestamp").map_or(Timestamp::MIN, |timestamp| timestamp.expires),
             packages: Vec::new(),
@@ -931,6 +937,12 @@ impl Refresh {
                     }
                     Err(source) => device.refused.push(TrustError::BadTarget { file, path: shown, source }),
                 }
+            }
+        }
+        for member in &family {
+            // One role can be reached by two ways.
+            if !device.roles.contains(&member.role.name) {
+                device.roles.push(member.role.name.clone());
             }
         }
         device.packages.sort_by(|a, b| a.path.cmp(&b.path));

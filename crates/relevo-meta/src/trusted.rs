@@ -8,7 +8,10 @@ use relevo_types::{BuildId, ByteLen, Channel, Codename, PackageKind, Sha256, Tar
 use serde::{Deserialize, Serialize};
 use sigstore_tuf::TargetFile;
 
-use crate::error::{BadTarget, TrustError};
+use crate::{
+    error::{BadTarget, TrustError},
+    log::LogKey,
+};
 
 /// A whole verified state of a repository, as far as the [`Scope`](crate::Scope) asked for it.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub struct Trusted {
     pub(crate) listed: BTreeMap<Codename, Vendor>,
     pub(crate) troubles: BTreeMap<String, TrustError>,
     pub(crate) stale_since: Option<Timestamp>,
+    pub(crate) log: Option<LogKey>,
 }
 
 /// One verified metadata file.
@@ -44,6 +48,8 @@ pub struct TrustedDevice {
     pub threshold: usize,
     /// Version of the device's role.
     pub role_version: u64,
+    /// The roles that speak for the device: its own first, then those below it, such as that of a build box.
+    pub roles: Vec<String>,
     /// When the device's role expires, and with it everything here.
     pub expires: Timestamp,
     /// Until when this is known to be all that there is: when the timestamp expires.
@@ -236,6 +242,11 @@ impl Trusted {
     /// ([`Refresh::allow_stale`](crate::Refresh::allow_stale)). It may be forward, but nobody says that it is the newest.
     pub fn stale_since(&self) -> Option<Timestamp> {
         self.stale_since
+    }
+
+    /// The key of the transparency log that the root names; none if it names none, or none that can be used.
+    pub fn log_key(&self) -> Option<&LogKey> {
+        self.log.as_ref()
     }
 
     /// All verified files by role: `root`, `timestamp`, `snapshot`, `targets`, `v-xiaomi`, `d-ginkgo`, …

@@ -185,6 +185,7 @@ fn undecided(device: &TrustedDevice) -> TrustedDevice {
         keys: Vec::new(),
         threshold: device.threshold,
         role_version: device.role_version,
+        roles: device.roles.clone(),
         // What was published last may have run out since; a phone that saw it in time had the way.
         expires: Timestamp::MAX,
         fresh_until: Timestamp::MAX,

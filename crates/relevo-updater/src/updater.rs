@@ -896,6 +896,7 @@ fn narrowed(device: &TrustedDevice, keep: impl Fn(&Package) -> bool) -> TrustedD
         keys: device.keys.clone(),
         threshold: device.threshold,
         role_version: device.role_version,
+        roles: device.roles.clone(),
         expires: device.expires,
         fresh_until: device.fresh_until,
         packages: device.packages.iter().filter(|package| keep(package)).cloned().collect(),

@@ -2,9 +2,16 @@
 //! rule is in `refresh.rs` and `search.rs`.
 
 use jiff::SignedDuration;
-use relevo_meta::{BadTarget, Limits, Stored, TrustError, testing::TestRepo, testing::key};
+use relevo_meta::{
+    BadTarget, Limits, Stored, TrustError,
+    log::{Checkpoint, Entry, LogError, LogKey, Proof, Relation},
+    testing::TestRepo,
+    testing::key,
+};
 use relevo_types::{ByteLen, Codename, Vendor};
 use serde_json::{Value, json};
+
+use crate::log::{Log, compare, log_key};
 
 fn repo() -> TestRepo {
     let mut repo = TestRepo::new();
@@ -346,4 +353,64 @@ fn timestamp_from_the_future() {
     assert_eq!(builds, ["100", "101"]);
     let [TrustError::BadTarget { source, path, .. }] = &device.refused[..] else { panic!("{:?}", device.refused) };
     assert!(matches!(source, BadTarget::FromTheFuture { .. }) && path.ends_with("102-full.rvp"), "{source:?}");
+}
+
+/// A repository whose log holds the device's role, and what a phone that followed it kept.
+fn logged() -> (Log, Entry, Checkpoint) {
+    let repo = repo();
+    let mut log = Log::of(5);
+    let entry = Entry::new("d-ginkgo", 1, &repo.metadata["1.d-ginkgo.json"]).unwrap();
+    log.push(&entry);
+    let kept = log.proof(5, 6).verify(&entry, &log_key("log")).unwrap();
+    (log, entry, kept)
+}
+
+#[test]
+fn fork_of_the_log() {
+    // Some phones are shown a log in which another build of the same version stands, signed by the log all the same.
+    let (_, _, kept) = logged();
+    let bad = Entry::new("d-ginkgo", 2, b"a build for one region only").unwrap();
+    let mut other = Log::of(6);
+    other.push(&bad);
+    let offered = other.proof(6, 7).verify(&bad, &log_key("log")).unwrap();
+
+    let error = compare(&kept, &offered, &other).unwrap_err();
+
+    let LogError::Fork { kept: one, offered: two } = error else { panic!("{error:?}") };
+    assert_eq!((*one, *two), (kept, offered));
+}
+
+#[test]
+fn replay_of_an_older_checkpoint() {
+    // It is signed and consistent, and says nothing about what came after: what is not in it cannot be proved by it.
+    let (mut log, entry, kept) = logged();
+    let next = Entry::new("d-ginkgo", 2, b"the next build").unwrap();
+    log.push(&next);
+    let old = Proof::new(6, Vec::new(), &log.checkpoint(6));
+
+    assert!(matches!(old.verify(&next, &log_key("log")), Err(LogError::NotIncluded { index: 6, size: 6, .. })));
+    let newer = log.proof(5, 7).verify(&entry, &log_key("log")).unwrap();
+    assert_eq!(compare(&newer, &kept, &log), Ok(Relation::Behind));
+}
+
+#[test]
+fn a_role_that_is_not_in_the_log() {
+    let (log, entry, _) = logged();
+    let hidden = Entry::new("d-ginkgo", 1, b"another file of the same version").unwrap();
+
+    let error = log.proof(5, 6).verify(&hidden, &log_key("log")).unwrap_err();
+
+    assert!(matches!(error, LogError::NotIncluded { ref role, version: 1, index: 5, size: 6 } if role == "d-ginkgo"));
+    assert!(matches!(log.proof(4, 6).verify(&entry, &log_key("log")), Err(LogError::NotIncluded { .. })));
+}
+
+#[test]
+fn a_log_signed_by_another_key() {
+    let (log, entry, _) = logged();
+
+    let error = log.proof(5, 6).verify(&entry, &log_key("somebody else")).unwrap_err();
+
+    assert!(matches!(error, LogError::Signature { .. }), "{error:?}");
+    let elsewhere = LogKey::new("elsewhere.example/log", *key("log").public().verifying_key()).unwrap();
+    assert!(matches!(log.proof(5, 6).verify(&entry, &elsewhere), Err(LogError::OtherLog { .. })));
 }

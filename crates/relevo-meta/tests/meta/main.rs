@@ -11,6 +11,8 @@ mod crypto;
 #[cfg(test)]
 mod expiry;
 #[cfg(test)]
+mod log;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod refresh;

@@ -52,6 +52,7 @@ fn device(packages: Vec<Package>) -> TrustedDevice {
         keys: Vec::new(),
         threshold: 1,
         role_version: 1,
+        roles: Vec::new(),
         expires: now() + SignedDuration::from_hours(24),
         fresh_until: now() + SignedDuration::from_hours(12),
         packages,
