@@ -206,10 +206,17 @@ pub(crate) fn make(
     effort: &Effort,
     signers: Option<&Signers>,
 ) -> anyhow::Result<Outcome> {
-    match signers {
-        Some(signers) => make_ab(session, home, manifest, builds, is_published, effort, signers),
-        None => make_native(session, home, manifest, builds, is_published, effort),
+    let kind = if signers.is_some() { PackageKind::Ab } else { PackageKind::Native };
+    let planned = Planned::new(home, manifest, kind, builds, is_published)?;
+    if planned.is_there() {
+        return Ok(planned.outcome);
     }
+    durable::make_dir(durable::parent(&planned.path))?;
+    let custom = match signers {
+        Some(signers) => make_ab(session, home, manifest, builds, &planned, effort, signers),
+        None => make_native(session, home, manifest, builds, &planned, effort),
+    };
+    planned.finish(&custom?)
 }
 
 fn make_ab(
@@ -217,16 +224,11 @@ fn make_ab(
     home: &Home,
     manifest: &DeviceManifest,
     (from, to): (Option<&Build>, &Build),
-    is_published: &dyn Fn(&TargetPath) -> bool,
+    planned: &Planned,
     effort: &Effort,
     signers: &Signers,
-) -> anyhow::Result<Outcome> {
-    let planned = Planned::new(home, manifest, PackageKind::Ab, (from, to), is_published)?;
-    if planned.is_there() {
-        return Ok(planned.outcome);
-    }
-    let path = planned.path.clone();
-    durable::make_dir(durable::parent(&path))?;
+) -> anyhow::Result<Custom> {
+    let path = &*planned.path;
     let old = match from {
         Some(from) => from.source(home, manifest)?,
         None => BuildSource::of_images(Images::new()),
@@ -239,14 +241,14 @@ fn make_ab(
     };
     let options = AbOptions { minor: Some(minor), ..AbOptions::default() };
     let bars = session.bars(planned.outcome.file.clone());
-    let (options, out, scratch) = (&options, &*path, durable::parent(&path));
+    let (options, out, scratch) = (&options, path, durable::parent(path));
     ab_diff::make(session, ab_diff::Update { old, new, options, effort, signers, out, scratch }, &bars)
         .with_context(|| format!("could not make {}", path.display()))?;
-    let made = check_ab(session, home, &path, from, to).inspect_err(|_| {
+    let made = check_ab(session, home, path, from, to).inspect_err(|_| {
         // Without a description nobody would take it, but it should not lie around.
-        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(path);
     })?;
-    planned.finish(&custom(manifest, from, to, Some(&made))?)
+    custom(manifest, from, to, Some(&made))
 }
 
 /// Which payloads the build that an update starts from understands: as it says, as the device's manifest says of its
@@ -286,14 +288,10 @@ fn make_native(
     home: &Home,
     manifest: &DeviceManifest,
     (from, to): (Option<&Build>, &Build),
-    is_published: &dyn Fn(&TargetPath) -> bool,
+    planned: &Planned,
     effort: &Effort,
-) -> anyhow::Result<Outcome> {
-    let planned = Planned::new(home, manifest, PackageKind::Native, (from, to), is_published)?;
-    if planned.is_there() {
-        return Ok(planned.outcome);
-    }
-    let path = planned.path.clone();
+) -> anyhow::Result<Custom> {
+    let path = &*planned.path;
     match manifest.kind {
         InstallKind::Native => {}
         InstallKind::Ab => session.warn(format!(
@@ -306,7 +304,6 @@ fn make_native(
             manifest.codename, manifest.kind
         )),
     }
-    durable::make_dir(durable::parent(&path))?;
     let old = from.map(|build| build.open(home)).transpose()?.unwrap_or_default();
     let new = to.open(home)?;
     let subject = match from {
@@ -320,13 +317,13 @@ fn make_native(
         timestamp: Some(to.timestamp),
         memory: ByteLen::ZERO,
     };
-    diff(session, &old, &new, effort, info, &path, &subject)
+    diff(session, &old, &new, effort, info, path, &subject)
         .with_context(|| format!("could not make {}", path.display()))?;
-    check_images(home, &path, from, to).inspect_err(|_| {
+    check_images(home, path, from, to).inspect_err(|_| {
         // It was made of changed images; without a description nobody would take it, but it should not lie around.
-        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(path);
     })?;
-    planned.finish(&custom(manifest, from, to, None)?)
+    custom(manifest, from, to, None)
 }
 
 /// Refuses an OTA zip that is not what it was when it was described: the disk or a program changed it since.
