@@ -66,11 +66,12 @@ pub(crate) fn properties_path(out: &Path) -> PathBuf {
     out.with_extension("properties.txt")
 }
 
-/// Writes an update to `out`, which is there as a whole afterwards or not at all.
+/// Writes an update to `out`, which is there as a whole afterwards or not at all; until then it lies in `scratch`, a
+/// directory of the same file system.
 pub(crate) fn write(
     package: &AbPackage<'_>,
     signers: &Signers,
-    out: &Path,
+    (out, scratch): (&Path, &Path),
     bars: &Bars<'_>,
 ) -> anyhow::Result<Written> {
     let unsigned = Unsigned::new(package.manifest, &signers.kinds())?;
@@ -87,8 +88,8 @@ pub(crate) fn write(
         }
     };
     let written = match &package.zip {
-        Some(zip) => write_zip(package, zip, &unsigned, &metadata, signers, out, bars),
-        None => write_bare(package, &unsigned, &metadata, signers, out, bars),
+        Some(zip) => write_zip(package, zip, &unsigned, &metadata, signers, (out, scratch), bars),
+        None => write_bare(package, &unsigned, &metadata, signers, (out, scratch), bars),
     };
     written.or_else(|error| match error.downcast::<Missing>() {
         Ok(Missing(files)) => Ok(Written::Waiting(files)),
@@ -126,15 +127,15 @@ fn write_bare(
     unsigned: &Unsigned,
     metadata: &[Vec<u8>],
     signers: &Signers,
-    out: &Path,
+    (out, scratch): (&Path, &Path),
     bars: &Bars<'_>,
 ) -> anyhow::Result<Written> {
-    let mut draft = Draft::new(out, PUBLIC)?;
+    let mut draft = Draft::new_in(scratch, out, PUBLIC)?;
     let properties = write_payload(package, unsigned, metadata, signers, &mut draft, bars)?;
     let beside = properties_path(out);
     let mut text = properties.to_text();
     package.properties.iter().for_each(|(key, value)| text.extend([key, "=", value, "\n"]));
-    let mut lines = Draft::new(&beside, PUBLIC)?;
+    let mut lines = Draft::new_in(scratch, &beside, PUBLIC)?;
     lines.write_all(text.as_bytes()).map_err(|source| CliError::Write { path: beside.clone(), source })?;
     draft.flush().map_err(|source| CliError::Write { path: out.into(), source })?;
     read_back(&draft, out, |file| Ok(Payload::read(&file, &Limits::default())?))?;
@@ -149,7 +150,7 @@ fn write_zip(
     unsigned: &Unsigned,
     metadata: &[Vec<u8>],
     signers: &Signers,
-    out: &Path,
+    (out, scratch): (&Path, &Path),
     bars: &Bars<'_>,
 ) -> anyhow::Result<Written> {
     let layout = Layout::new(&Contents {
@@ -160,7 +161,7 @@ fn write_zip(
         certificate: signers.certificate(),
     })?;
     let failed = |source| CliError::Write { path: out.into(), source };
-    let draft = Draft::new(out, PUBLIC)?;
+    let draft = Draft::new_in(scratch, out, PUBLIC)?;
     let mut properties = None;
     let mut file = BufWriter::with_capacity(BUFFER, draft.file());
     let len = layout.write(&mut file, |out| -> anyhow::Result<Properties> {

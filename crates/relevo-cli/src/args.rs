@@ -291,7 +291,7 @@ pub enum Ota {
 /// `relevo ota diff`.
 #[derive(Debug, Args)]
 pub struct OtaDiff {
-    /// The build to start from: a directory of NAME.img; for ab a full OTA zip, its payload.bin or target files too
+    /// The build to start from: a full OTA zip, its payload.bin, a zip of target files, or a directory of NAME.img
     pub old: PathBuf,
     /// The build to arrive at, in one of the same forms
     pub new: PathBuf,

@@ -223,7 +223,7 @@ fn open_update(path: &Path, scratch: &Path, session: &Session<'_>) -> anyhow::Re
     }
     let dir = unpacked(scratch)?;
     let wanted: Vec<_> = manifest.partitions.iter().collect();
-    ab::make(session, &update, &wanted, &Sources::new(), dir.path())?;
+    ab::make(session, &update, &wanted, &Sources::new(), (dir.path(), dir.path()))?;
     let paths: BTreeMap<_, _> =
         wanted.iter().map(|p| (p.name.clone(), dir.path().join(format!("{}.img", p.name)))).collect();
     let images = open_dir(&paths)?;

@@ -1,12 +1,17 @@
 //! Files that are either whole or not there.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File, Permissions, TryLockError},
     io::{self, BufWriter, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
+use relevo_types::Sha256;
+use sha2::Digest;
 use tempfile::NamedTempFile;
 
 use crate::{error::CliError, progress::Bars};
@@ -21,6 +26,88 @@ pub(crate) const PUBLIC: u32 = 0o666;
 /// Mode of private files.
 pub(crate) const PRIVATE: u32 = 0o600;
 
+/// A directory for what is unfinished of one result, beside it: held by one process at a time, and empty at the start,
+/// whatever a run that was killed has left there.
+pub(crate) struct Aside {
+    dir: PathBuf,
+    /// The directory that it lies in, if that was made for it: it goes away too unless something has been put there.
+    made: Option<PathBuf>,
+    /// The lock ends when it is closed.
+    _lock: File,
+}
+
+impl Aside {
+    /// Name of the file in it whose lock holds it.
+    const LOCK: &str = ".lock";
+
+    /// For a file, in the same directory.
+    pub(crate) fn beside(out: &Path) -> Result<Self, CliError> {
+        // Of the name's digest, since a name may be as long as names can be.
+        let digest = sha2::Sha256::digest(out.file_name().unwrap_or_default().as_bytes());
+        let digest = Sha256::new(digest.into()).to_string();
+        Self::take(parent(out).join(format!("{UNFINISHED}{}", &digest[..16])), out)
+    }
+
+    /// For files of a directory, which is made if it is not there, in it.
+    pub(crate) fn within(out: &Path) -> Result<Self, CliError> {
+        let made = (!out.exists()).then(|| out.to_owned());
+        make_dir(out)?;
+        let mut aside = Self::take(out.join(format!("{UNFINISHED}images")), out)?;
+        aside.made = made;
+        Ok(aside)
+    }
+
+    fn take(dir: PathBuf, out: &Path) -> Result<Self, CliError> {
+        let failed = |source| CliError::Write { path: dir.clone(), source };
+        let path = dir.join(Self::LOCK);
+        loop {
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(CliError::Write { path: out.into(), source: error });
+                }
+                _ => {}
+            }
+            let lock = match File::options().write(true).create(true).truncate(false).open(&path) {
+                // Who held it has removed it since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed)?,
+            };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(CliError::BeingMade { path: out.into() }),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            // A lock on a file without a name holds nothing.
+            let held = lock.metadata().map_err(failed)?;
+            if fs::metadata(&path).is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino())) {
+                let aside = Self { dir, made: None, _lock: lock };
+                aside.clear()?;
+                return Ok(aside);
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes all but the lock.
+    fn clear(&self) -> Result<(), CliError> {
+        remove(&self.dir, |name| name != Self::LOCK)
+    }
+}
+
+impl Drop for Aside {
+    /// Best effort: the next run to the same result removes it otherwise.
+    fn drop(&mut self) {
+        // The lock goes last, and the directory only if nobody else has made a lock in it meanwhile.
+        if self.clear().is_ok() && fs::remove_file(self.dir.join(Self::LOCK)).is_ok() {
+            let _ = fs::remove_dir(&self.dir);
+            let _ = self.made.as_ref().map(fs::remove_dir);
+        }
+    }
+}
+
 /// A file that gets its name when it is finished.
 pub(crate) struct Draft {
     file: BufWriter<NamedTempFile>,
@@ -30,7 +117,11 @@ pub(crate) struct Draft {
 impl Draft {
     /// Starts the file that will be `path`, in the same directory.
     pub(crate) fn new(path: &Path, mode: u32) -> Result<Self, CliError> {
-        let dir = parent(path);
+        Self::new_in(parent(path), path, mode)
+    }
+
+    /// Starts the file that will be `path`, in a directory of the same file system.
+    pub(crate) fn new_in(dir: &Path, path: &Path, mode: u32) -> Result<Self, CliError> {
         let file = tempfile::Builder::new()
             .prefix(UNFINISHED)
             .permissions(Permissions::from_mode(mode))
@@ -116,10 +207,15 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), CliError> {
 
 /// Removes what earlier runs did not finish; only for who holds the directory's lock.
 pub(crate) fn sweep(dir: &Path) -> Result<(), CliError> {
+    remove(dir, |name| name.starts_with(OURS))
+}
+
+/// Removes what is called so.
+fn remove(dir: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<(), CliError> {
     let failed = |source| CliError::Write { path: dir.into(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with(OURS) {
+        if is_wanted(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
             let removed = match entry.file_type() {
                 Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),

@@ -42,6 +42,12 @@ pub enum CliError {
         /// In which directory.
         dir: PathBuf,
     },
+    /// Another `relevo` makes the same.
+    #[error("another relevo is making {}", path.display())]
+    BeingMade {
+        /// A file, or a directory of images.
+        path: PathBuf,
+    },
     /// No passphrase to be had.
     #[error("no passphrase for the keys")]
     NoPassphrase,
@@ -436,7 +442,7 @@ impl CliError {
         Some(match self {
             Self::NoHome { .. } => "make one with `relevo init DIR`, or name yours with --dir or RELEVO_DIR".to_owned(),
             Self::NotEmpty { .. } => "give a directory that is empty or not there yet".to_owned(),
-            Self::Busy { .. } => "wait until it is done, or stop it, and try again".to_owned(),
+            Self::Busy { .. } | Self::BeingMade { .. } => "wait until it is done, or stop it, and try again".to_owned(),
             Self::NoPassphrase => {
                 "give --passphrase-file FILE, set RELEVO_PASSPHRASE, or run this on a terminal to be asked".to_owned()
             }

@@ -26,9 +26,10 @@ use relevo_types::{ByteLen, PackageKind, PartitionName, Sha256};
 use serde::Serialize;
 use sha2::Digest;
 
+use super::ota::{self, Image};
 use crate::{
     args::{OtaApply, OtaExtract, OtaVerify},
-    durable::{Draft, PUBLIC, UNFINISHED, make_dir, parent},
+    durable::{Aside, Draft, PUBLIC},
     error::CliError,
     home::human,
     progress::Bars,
@@ -118,24 +119,11 @@ impl Update {
 /// Images to start from, by partition.
 pub(crate) type Sources = BTreeMap<PartitionName, (PathBuf, Box<dyn ReadAt>)>;
 
-/// What `ota extract` and `ota apply` say.
-#[derive(Debug, Serialize)]
-struct Made {
-    out: String,
-    partitions: BTreeMap<PartitionName, Image>,
-    removed: Vec<PartitionName>,
-}
-
-#[derive(Debug, Serialize)]
-struct Image {
-    bytes: ByteLen,
-    sha256: Sha256,
-}
-
 pub(crate) fn extract(session: &Session<'_>, args: &OtaExtract) -> anyhow::Result<Answer> {
     let update = Update::open(&args.package)?;
     let wanted = choose(&update, &args.partition)?;
-    make(session, &update, &wanted, &Sources::new(), &args.out)?;
+    let aside = Aside::within(&args.out)?;
+    make(session, &update, &wanted, &Sources::new(), (&args.out, aside.path()))?;
     Ok(answer(&wanted, &args.out))
 }
 
@@ -143,30 +131,26 @@ pub(crate) fn apply(session: &Session<'_>, args: &OtaApply) -> anyhow::Result<An
     let update = Update::open(&args.package)?;
     let wanted = choose(&update, &[])?;
     check_kinds(&wanted)?;
-    let Some(source) = &args.source else {
-        make(session, &update, &wanted, &Sources::new(), &args.out)?;
-        return Ok(answer(&wanted, &args.out));
-    };
-    if let (Ok(from), Ok(to)) = (fs::canonicalize(source), fs::canonicalize(&args.out))
+    if let Some(source) = &args.source
+        && let (Ok(from), Ok(to)) = (fs::canonicalize(source), fs::canonicalize(&args.out))
         && from == to
     {
         return Err(CliError::SameDirectory { dir: args.out.clone() }.into());
     }
-    // A source that is itself a full OTA is taken apart beside the result, and goes away with this.
-    let aside;
+    let aside = Aside::within(&args.out)?;
+    let Some(source) = &args.source else {
+        make(session, &update, &wanted, &Sources::new(), (&args.out, aside.path()))?;
+        return Ok(answer(&wanted, &args.out));
+    };
+    // A source that is itself a full OTA is taken apart there too, and goes away with it.
     let dir = if source.is_dir() {
         source
     } else {
         let full = Update::open(source)?;
         let names: Vec<_> = wanted.iter().filter(|p| p.old.is_some()).map(|p| p.name.clone()).collect();
         let from = choose(&full, &names)?;
-        make_dir(parent(&args.out))?;
-        aside = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempdir_in(parent(&args.out))
-            .map_err(|source| CliError::Write { path: args.out.clone(), source })?;
         if !from.is_empty() && !names.is_empty() {
-            make(session, &full, &from, &Sources::new(), aside.path())?;
+            make(session, &full, &from, &Sources::new(), (aside.path(), aside.path()))?;
         }
         aside.path()
     };
@@ -179,18 +163,13 @@ pub(crate) fn apply(session: &Session<'_>, args: &OtaApply) -> anyhow::Result<An
         })?;
         sources.insert(partition.name.clone(), (path, image));
     }
-    make(session, &update, &wanted, &sources, &args.out)?;
+    make(session, &update, &wanted, &sources, (&args.out, aside.path()))?;
     Ok(answer(&wanted, &args.out))
 }
 
 fn answer(wanted: &[&Partition], out: &Path) -> Answer {
-    let partitions = wanted.iter().map(|p| (p.name.clone(), Image { bytes: p.new.size, sha256: p.new.sha256 }));
-    let made = Made { out: out.display().to_string(), partitions: partitions.collect(), removed: Vec::new() };
-    let mut text = String::new();
-    for (name, image) in &made.partitions {
-        let _ = writeln!(text, "made {name}.img, {}, SHA-256 {}", human(image.bytes.get()), image.sha256);
-    }
-    Answer::new(&made).text(text)
+    let images = wanted.iter().map(|p| (p.name.clone(), Image { bytes: p.new.size, sha256: p.new.sha256 }));
+    ota::applied(out, images.collect(), Vec::new())
 }
 
 /// The partitions that were asked for, or all.
@@ -250,13 +229,14 @@ impl Sink for Watched<'_> {
     }
 }
 
-/// Makes images: operations of all partitions side by side, names for all of them at the end or for none.
+/// Makes images: operations of all partitions side by side, names for all of them at the end or for none; until then they
+/// lie in `scratch`, a directory of the same file system.
 pub(crate) fn make(
     session: &Session<'_>,
     update: &Update,
     wanted: &[&Partition],
     sources: &Sources,
-    out: &Path,
+    (out, scratch): (&Path, &Path),
 ) -> anyhow::Result<()> {
     check_kinds(wanted)?;
     let reads = |partition: &&&Partition| partition.operations.iter().any(|operation| operation.kind.reads_source());
@@ -270,12 +250,11 @@ pub(crate) fn make(
         bars.step("checking the source", wanted.iter().map(old).sum());
         wanted.par_iter().try_for_each(|partition| check_source(partition, sources, &bars))?;
     }
-    make_dir(out)?;
     bars.step("making the images", wanted.iter().map(|partition| partition.new.size.get()).sum());
     let failed = || format!("{} could not be applied", update.path.display());
     let drafts: Vec<Draft> = wanted
         .par_iter()
-        .map(|partition| make_image(update, partition, sources, out, &bars))
+        .map(|partition| make_image(update, partition, sources, (out, scratch), &bars))
         .collect::<anyhow::Result<_>>()
         .with_context(failed)?;
     drafts.into_iter().try_for_each(Draft::finish)?;
@@ -323,11 +302,11 @@ fn make_image(
     update: &Update,
     partition: &Partition,
     sources: &Sources,
-    out: &Path,
+    (out, scratch): (&Path, &Path),
     bars: &Bars<'_>,
 ) -> anyhow::Result<Draft> {
     let path = out.join(format!("{}.img", partition.name));
-    let draft = Draft::new(&path, PUBLIC)?;
+    let draft = Draft::new_in(scratch, &path, PUBLIC)?;
     let failed = |source| CliError::Write { path: path.clone(), source };
     draft.file().set_len(partition.new.size.get()).map_err(failed)?;
     let (content, sink) = (update.content(), Output(draft.file()));

@@ -25,7 +25,7 @@ use crate::{
     ab_package::{self, AbPackage, AbZip, Written},
     args::{AbOptions, Effort, OtaDiff, Without},
     build_source::{self, BuildSource},
-    durable::{UNFINISHED, parent},
+    durable::Aside,
     error::CliError,
     facts::BuildFacts,
     home::human,
@@ -81,10 +81,7 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
     }
     let signers = Signers::open(session, &args.key, &args.cert, None, is_zip_name(&args.out), &args.passphrase)?;
     // All that is unpacked lies beside the result, and goes away with this.
-    let scratch = tempfile::Builder::new()
-        .prefix(UNFINISHED)
-        .tempdir_in(parent(&args.out))
-        .map_err(|source| CliError::Write { path: args.out.clone(), source })?;
+    let scratch = Aside::beside(&args.out)?;
     let failed = || format!("could not make {}", args.out.display());
     let bars = session.bars(args.out.file_name().unwrap_or_default().to_string_lossy());
     let mut old = build_source::open(&args.old, scratch.path(), session).with_context(failed)?;
@@ -121,7 +118,7 @@ pub(crate) struct Update<'a> {
     pub(crate) signers: &'a Signers,
     /// What is written: a zip, or a bare payload if it is not called one.
     pub(crate) out: &'a Path,
-    /// Where what is in between may lie.
+    /// Where what is unfinished may lie: a directory of the same file system.
     pub(crate) scratch: &'a Path,
 }
 
@@ -172,7 +169,8 @@ pub(crate) fn make(session: &Session<'_>, update: Update<'_>, bars: &Bars<'_>) -
         zip: is_zip_name(out).then_some(AbZip { metadata, entries }),
         properties: properties(options, &old.facts, &new.facts),
     };
-    let Written::Done { bytes, properties, offset } = ab_package::write(&package, signers, out, bars)? else {
+    let Written::Done { bytes, properties, offset } = ab_package::write(&package, signers, (out, scratch), bars)?
+    else {
         return Err(CliError::NoSigner.into());
     };
     let made = manifest.partitions.iter().zip(&report.partitions);
@@ -271,7 +269,7 @@ fn plan_snapshots(
 }
 
 /// What options say counts before what builds say.
-fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) {
+pub(super) fn settle_facts(args: &OtaDiff, old: &mut BuildSource, new: &mut BuildSource) {
     let text = |text: &dyn std::fmt::Display| Some(text.to_string());
     for source in [&mut *old, &mut *new] {
         let beside = &source.beside;

@@ -15,6 +15,7 @@ use crate::{
     ab_keys::Signers,
     ab_package::{self, AbPackage, AbZip, Written},
     args::OtaSign,
+    durable::Aside,
     error::CliError,
     session::{Answer, Session},
 };
@@ -76,7 +77,8 @@ pub(crate) fn sign(session: &Session<'_>, args: &OtaSign) -> anyhow::Result<Answ
         properties: others.into_iter().collect(),
     };
     let bars = update.bars(session);
-    let written = ab_package::write(&package, &signers, &args.out, &bars).with_context(refused)?;
+    let aside = Aside::beside(&args.out)?;
+    let written = ab_package::write(&package, &signers, (&args.out, aside.path()), &bars).with_context(refused)?;
     let signed_by = signers.kinds().into_iter().map(relevo_format::payload::KeyKind::name).collect();
     let kind = PackageKind::Ab;
     Ok(match written {

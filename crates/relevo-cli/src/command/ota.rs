@@ -13,7 +13,7 @@ use anyhow::Context;
 use relevo_format::{
     FileAt, ReadAt, Section,
     apply::{self, ApplyError, apply_piece, body, check_source, check_streams},
-    image::{image_dir, open_image},
+    image::open_image,
     ops::{Decoder, Op},
     package::{Codec, Front, Info, Limits, Role, Stream, key_id, sign_file},
 };
@@ -23,9 +23,9 @@ use sha2::Digest;
 
 use crate::{
     args::{OtaApply, OtaDiff, OtaExtract, OtaSign, OtaVerify},
-    builds::open_dir,
+    build_source::{self, BuildSource},
     command::{ab, ab_diff, ab_sign},
-    durable::{Draft, PUBLIC, UNFINISHED, make_dir, parent},
+    durable::{Aside, Draft, PUBLIC},
     error::CliError,
     home::human,
     keys, packages,
@@ -79,14 +79,15 @@ struct PartitionView {
     stored: u64,
     pieces: usize,
     /// The image that must be there; none if nothing of it is used.
-    source: Option<SourceView>,
+    source: Option<Image>,
     operations: BTreeMap<&'static str, Count>,
 }
 
+/// A whole image.
 #[derive(Debug, Serialize)]
-struct SourceView {
-    bytes: ByteLen,
-    sha256: Sha256,
+pub(super) struct Image {
+    pub(super) bytes: ByteLen,
+    pub(super) sha256: Sha256,
 }
 
 /// Operations of one kind.
@@ -149,7 +150,7 @@ fn inspection(package: &Package) -> anyhow::Result<Inspection> {
             sha256: partition.sha256,
             stored,
             pieces: partition.pieces.len(),
-            source: source.map(|base| SourceView { bytes: base.size, sha256: base.sha256 }),
+            source: source.map(|base| Image { bytes: base.size, sha256: base.sha256 }),
             operations: own,
         });
     }
@@ -309,25 +310,25 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
         return Err(CliError::OtherKind { option, kind: PackageKind::Ab }.into());
     }
     let signers = keys::open_files(session, &args.key, &args.passphrase)?;
-    let old = open_dir(&image_dir(&args.old)?)?;
-    let new = open_dir(&image_dir(&args.new)?)?;
+    // Made aside, then copied with its signatures: no half of it ever has the name that was asked for.
+    let aside = Aside::beside(&args.out)?;
+    let failed = || format!("could not make {}", args.out.display());
+    let mut old = build_source::open(&args.old, aside.path(), session).with_context(failed)?;
+    let mut new = build_source::open(&args.new, aside.path(), session).with_context(failed)?;
+    ab_diff::settle_facts(args, &mut old, &mut new);
+    let incremental = |build: &BuildSource| BuildId::parse(build.facts.incremental.as_ref()?).ok();
     let info = Info {
-        device: args.device.clone(),
-        from: args.from.clone(),
-        to: args.to.clone(),
-        timestamp: args.timestamp,
+        device: new.facts.device.first().and_then(|device| Codename::parse(device).ok()),
+        from: incremental(&old),
+        to: incremental(&new),
+        timestamp: new.facts.timestamp,
         memory: ByteLen::ZERO,
     };
     let subject = args.out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // Made aside, then copied with its signatures: no half of it ever has the name that was asked for.
-    let aside = tempfile::Builder::new()
-        .prefix(UNFINISHED)
-        .tempdir_in(parent(&args.out))
-        .map_err(|source| CliError::Write { path: args.out.clone(), source })?;
     let unsigned = aside.path().join("unsigned.rvp");
-    let failed = || format!("could not make {}", args.out.display());
-    let report = packages::diff(session, &old, &new, &args.effort, info, &unsigned, &subject).with_context(failed)?;
-    sign_to(&unsigned, &args.out, &signers).with_context(failed)?;
+    let report = packages::diff(session, &old.images, &new.images, &args.effort, info, &unsigned, &subject)
+        .with_context(failed)?;
+    sign_to(&unsigned, (&args.out, aside.path()), &signers).with_context(failed)?;
     let package = open(&args.out)?;
     let partitions = report.partitions.iter().map(|partition| {
         let made = Made {
@@ -359,8 +360,14 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
 }
 
 /// Copies a package, with signatures added, into a file that gets its name at the end.
-pub(crate) fn sign_to(from: &Path, to: &Path, signers: &[ed25519_dalek::SigningKey]) -> anyhow::Result<Front> {
-    let draft = Draft::new(to, PUBLIC)?;
+///
+/// Until then it lies in `scratch`, a directory of the same file system.
+pub(crate) fn sign_to(
+    from: &Path,
+    (to, scratch): (&Path, &Path),
+    signers: &[ed25519_dalek::SigningKey],
+) -> anyhow::Result<Front> {
+    let draft = Draft::new_in(scratch, to, PUBLIC)?;
     let front = sign_file(from, draft.unfinished(), signers, &Limits::default())
         .with_context(|| format!("could not sign {}", from.display()))?;
     draft.finish()?;
@@ -377,14 +384,15 @@ pub(crate) fn sign(session: &Session<'_>, args: &OtaSign) -> anyhow::Result<Answ
         }
     }
     let signers = keys::open_files(session, &args.key, &args.passphrase)?;
-    let front = sign_to(&args.package, &args.out, &signers)?;
+    let aside = Aside::beside(&args.out)?;
+    let front = sign_to(&args.package, (&args.out, aside.path()), &signers)?;
     let signatures: Vec<_> = front.signatures().iter().map(|signature| signature.key_id).collect();
     let answer = serde_json::json!({ "package": args.out, "signatures": signatures });
     let count = signatures.len();
     Ok(Answer::new(&answer).text(format!("signed {}: {count} signatures\n", args.out.display())))
 }
 
-/// What `ota apply --json` says.
+/// What `ota apply --json` and `ota extract --json` say.
 #[derive(Debug, Serialize)]
 struct Applied {
     out: String,
@@ -392,10 +400,17 @@ struct Applied {
     removed: Vec<PartitionName>,
 }
 
-#[derive(Debug, Serialize)]
-struct Image {
-    bytes: ByteLen,
-    sha256: Sha256,
+/// Says which images were made in `out`, and which partitions the new build has no more.
+pub(super) fn applied(out: &Path, partitions: BTreeMap<PartitionName, Image>, removed: Vec<PartitionName>) -> Answer {
+    let answer = Applied { out: out.display().to_string(), partitions, removed };
+    let mut text = String::new();
+    for (name, image) in &answer.partitions {
+        let _ = writeln!(text, "made {name}.img, {}, SHA-256 {}", human(image.bytes.get()), image.sha256);
+    }
+    for name in &answer.removed {
+        let _ = writeln!(text, "{name} is no longer part of the build");
+    }
+    Answer::new(&answer).text(text)
 }
 
 pub(crate) fn extract(session: &Session<'_>, args: &OtaExtract) -> anyhow::Result<Answer> {
@@ -441,11 +456,11 @@ pub(crate) fn apply(session: &Session<'_>, args: &OtaApply) -> anyhow::Result<An
     let source =
         check_source(manifest, open_base, |bytes| bars.add(bytes)).map_err(stopped).with_context(wrong_source)?;
 
-    make_dir(&args.out)?;
+    let aside = Aside::within(&args.out)?;
     bars.step("making the images", manifest.target_len().get());
     let mut finished = Vec::new();
     for index in 0..manifest.partitions.len() {
-        let draft = make_image(&package.front, index, &source, &content, &args.out, &bars)
+        let draft = make_image(&package.front, index, &source, &content, (&args.out, aside.path()), &bars)
             .with_context(|| format!("{} could not be applied", args.package.display()))?;
         finished.push(draft);
     }
@@ -454,19 +469,7 @@ pub(crate) fn apply(session: &Session<'_>, args: &OtaApply) -> anyhow::Result<An
 
     let partitions = manifest.partitions.iter();
     let partitions = partitions.map(|p| (p.name.clone(), Image { bytes: p.size, sha256: p.sha256 }));
-    let answer = Applied {
-        out: args.out.display().to_string(),
-        partitions: partitions.collect(),
-        removed: manifest.removed.clone(),
-    };
-    let mut text = String::new();
-    for (name, image) in &answer.partitions {
-        let _ = writeln!(text, "made {name}.img, {}, SHA-256 {}", human(image.bytes.get()), image.sha256);
-    }
-    answer.removed.iter().for_each(|name| {
-        let _ = writeln!(text, "{name} is no longer part of the build");
-    });
-    Ok(Answer::new(&answer).text(text))
+    Ok(applied(&args.out, partitions.collect(), manifest.removed.clone()))
 }
 
 fn stopped(error: ApplyError) -> anyhow::Error {
@@ -482,11 +485,11 @@ fn make_image(
     index: usize,
     source: &apply::VerifiedSource<'_>,
     content: &dyn ReadAt,
-    out: &Path,
+    (out, aside): (&Path, &Path),
     bars: &Bars<'_>,
 ) -> anyhow::Result<Draft> {
     let partition = &front.manifest().partitions[index];
-    let draft = Draft::new(&out.join(format!("{}.img", partition.name)), PUBLIC)?;
+    let draft = Draft::new_in(aside, &out.join(format!("{}.img", partition.name)), PUBLIC)?;
     let mut hashed = Hashed { inner: draft, hasher: sha2::Sha256::new() };
     for (number, piece) in partition.pieces.iter().enumerate() {
         apply_piece(front, index, number, source, content, &mut hashed).map_err(stopped)?;

@@ -78,7 +78,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
             let added = if made.custom.kind == PackageKind::Native {
                 let path = signed.path().join(made.target.file());
                 check_streams_of(session, &made.path)?;
-                sign_to(&made.path, &path, &signers)?;
+                sign_to(&made.path, (&path, signed.path()), &signers)?;
                 let added = publication.add_package(&made.target, &path, &made.custom).with_context(failed)?;
                 fs::remove_file(&path).map_err(|source| CliError::Write { path, source })?;
                 added

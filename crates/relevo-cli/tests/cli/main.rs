@@ -11,6 +11,7 @@ mod ab_write;
 mod help;
 mod import;
 mod ota;
+mod ota_sources;
 mod release;
 mod support;
 mod trouble;
