@@ -72,8 +72,11 @@ impl Settings {
         if self.schema != 1 {
             return Err(format!("schema is {}; this version knows 1, so update relevo first", self.schema));
         }
-        let Expiries { root, targets, vendor, device, snapshot, timestamp } = self.expiry_days;
-        match [root, targets, vendor, device, snapshot, timestamp].into_iter().find(|days| !(1..=3650).contains(days)) {
+        let Expiries { root, targets, vendor, device, nightly, snapshot, timestamp } = self.expiry_days;
+        match [root, targets, vendor, device, nightly, snapshot, timestamp]
+            .into_iter()
+            .find(|days| !(1..=3650).contains(days))
+        {
             Some(days) => Err(format!("expiry_days has {days}; expected 1 to 3650")),
             None => Ok(()),
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
 use serde_json::{Map, Value, json};
-use sigstore_tuf::{Key, Metadata, Role, RoleKeys, Root, Snapshot, Targets};
+use sigstore_tuf::{Key, Metadata, Role, Root, Snapshot, Targets};
 
 use crate::{
     delegation,
@@ -18,6 +18,10 @@ use crate::{
     refresh::{GRACE_FIELD, LOG_FIELD, ROOT_FIELD},
     trusted::Target,
 };
+
+mod roles;
+
+pub use roles::RoleKeys;
 
 /// Version of the specification that we write.
 const SPEC_VERSION: &str = "1.0.34";
@@ -63,6 +67,11 @@ pub enum AuthorError {
     /// The role does not list the target.
     #[error("the role lists no {0}")]
     NoSuchTarget(Box<TargetPath>),
+    /// A key that this crate did not write and so cannot write again.
+    #[error(
+        "the role has the key {0}, which is no Ed25519 key under the id that belongs to it; it is not changed here"
+    )]
+    ForeignKey(String),
 }
 
 /// The part of a metadata file that is signed, while it is being made.
@@ -233,7 +242,7 @@ fn check_signed<T: Role>(
     role: &str,
     version: u64,
     keys: &BTreeMap<String, Key>,
-    role_keys: &RoleKeys,
+    role_keys: &sigstore_tuf::RoleKeys,
 ) -> Result<(), TrustError> {
     check_digits(file, bytes)?;
     let parsed = Metadata::<T>::from_slice(bytes).map_err(|error| from_core(error, file, role))?;
@@ -387,7 +396,7 @@ impl RegistryFile {
     /// # Errors
     /// [`AuthorError::Threshold`], [`AuthorError::Field`].
     pub fn put_vendor(&mut self, vendor: &Vendor, keys: &[PublicKey], threshold: usize) -> Result<(), AuthorError> {
-        self.put(&delegation::vendor_role(vendor), format!("{vendor}/*/*/*"), keys, threshold)
+        self.0.delegate(&delegation::vendor_role(vendor), format!("{vendor}/*/*/*"), keys, threshold)
     }
 
     /// Delegates a device's paths to its role `d-<codename>`, or changes that delegation's keys.
@@ -401,7 +410,7 @@ impl RegistryFile {
         keys: &[PublicKey],
         threshold: usize,
     ) -> Result<(), AuthorError> {
-        self.put(&delegation::device_role(codename), format!("{vendor}/{codename}/*/*"), keys, threshold)
+        self.0.delegate(&delegation::device_role(codename), format!("{vendor}/{codename}/*/*"), keys, threshold)
     }
 
     /// Names of the roles that this one delegates to, in order.
@@ -409,28 +418,6 @@ impl RegistryFile {
         let roles = self.0.signed.get("delegations").and_then(|delegations| delegations.get("roles"));
         let names = roles.and_then(Value::as_array).into_iter().flatten();
         names.filter_map(|role| role.get("name")?.as_str().map(str::to_owned)).collect()
-    }
-
-    fn put(&mut self, name: &str, path: String, keys: &[PublicKey], threshold: usize) -> Result<(), AuthorError> {
-        let ids = key_ids(keys, threshold)?;
-        let delegations = self.0.object("delegations")?;
-        let field = || AuthorError::Field("delegations");
-        add_keys(delegations.entry("keys").or_insert_with(|| json!({})).as_object_mut().ok_or_else(field)?, keys);
-        let roles = delegations.entry("roles").or_insert_with(|| json!([])).as_array_mut().ok_or_else(field)?;
-        let known = roles.iter().position(|role| role.get("name").and_then(Value::as_str) == Some(name));
-        let index = known.unwrap_or_else(|| {
-            roles.push(json!({"name": name}));
-            roles.len() - 1
-        });
-        let role = roles[index].as_object_mut().ok_or_else(field)?;
-        role.insert("keyids".to_owned(), ids.into());
-        role.insert("threshold".to_owned(), threshold.into());
-        role.insert("terminating".to_owned(), true.into());
-        role.insert("paths".to_owned(), json!([path]));
-        let used = used_ids(roles.iter());
-        let keys = delegations.get_mut("keys").and_then(Value::as_object_mut).ok_or_else(field)?;
-        keys.retain(|id, _| used.contains(id));
-        Ok(())
     }
 }
 

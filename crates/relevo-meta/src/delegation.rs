@@ -27,6 +27,16 @@ pub(crate) fn device_role(codename: &Codename) -> String {
     format!("d-{codename}")
 }
 
+/// The channel that a device can leave to a build machine.
+#[cfg(feature = "authoring")]
+pub(crate) const NIGHTLY: &str = "nightly";
+
+/// Name of the role that signs a device's nightly channel alone.
+#[cfg(feature = "authoring")]
+pub(crate) fn nightly_role(codename: &Codename) -> String {
+    format!("d-{codename}-{NIGHTLY}")
+}
+
 /// Whether a delegation to this name is followed at all.
 pub(crate) fn is_usable(name: &str) -> bool {
     let reserved = matches!(name, "root" | "timestamp" | "snapshot" | "targets");

@@ -205,12 +205,39 @@ impl PublicKey {
         self.0.to_public_key_pem(LineEnding::LF).expect("a key of 32 bytes has a PEM form")
     }
 
-    /// Reads [`Self::to_pem`].
+    /// Reads [`Self::to_pem`] and [`Self::to_text`].
     ///
     /// # Errors
     /// [`KeyError::PublicFormat`].
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(KeyError::PublicFormat)
+    }
+
+    /// The key as PEM with words for people in front, which everybody who reads PEM passes over: what it is, whose, and
+    /// its id.
+    pub fn to_text(&self, name: &str) -> String {
+        let id = self.key_id();
+        format!(
+            "Relevo public key \"{name}\"\nId: {id}\nMay be given to anybody; compare the id over another way than it came.\n\n{}",
+            self.to_pem()
+        )
+    }
+
+    /// Reads [`Self::to_value`]; none for another kind of key.
+    pub fn from_value(value: &serde_json::Value) -> Option<Self> {
+        let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
+        if text("keytype") != Some("ed25519") || text("scheme") != Some("ed25519") {
+            return None;
+        }
+        let public = value.get("keyval")?.get("public")?.as_str()?;
+        // Thirty-two bytes in hexadecimal, as a digest is.
+        let bytes = relevo_types::Sha256::parse(public).ok()?;
+        VerifyingKey::from_bytes(bytes.as_bytes()).ok().map(Self)
+    }
+
+    /// Whether `signature` is this key's over `message`, by RFC 8032 in its strict reading.
+    pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
     }
 
     /// The key that verifies.

@@ -37,6 +37,8 @@
 
 #[cfg(feature = "authoring")]
 pub mod author;
+#[cfg(feature = "authoring")]
+pub mod ceremony;
 pub mod chunks;
 mod crypto;
 mod delegation;
@@ -56,4 +58,4 @@ pub use crypto::install_crypto;
 pub use ed25519_dalek::VerifyingKey;
 pub use error::{BadTarget, TrustError};
 pub use refresh::{Answer, Limits, Refresh, Request, Scope, Step, Stored};
-pub use trusted::{Ab, AbFile, Custom, Found, Package, RoleFile, Size, Target, Trusted, TrustedDevice};
+pub use trusted::{Ab, AbFile, Custom, Found, Package, RoleFile, Signatories, Size, Target, Trusted, TrustedDevice};

@@ -20,7 +20,7 @@ use crate::{
     error::{BadTarget, TrustError, check_digits, from_core},
     log::LogKey,
     threshold::Core,
-    trusted::{Custom, Found, Package, RoleFile, Target, Trusted, TrustedDevice},
+    trusted::{Custom, Found, Package, RoleFile, Signatories, Target, Trusted, TrustedDevice},
 };
 
 /// Most that is read of each file, in decompressed bytes, and most steps that are gone.
@@ -893,6 +893,7 @@ impl Refresh {
             fresh_until: roles.get("timestamp").map_or(Timestamp::MIN, |timestamp| timestamp.expires),
             packages: Vec::new(),
             targets: BTreeMap::new(),
+            delegated: BTreeMap::new(),
             refused: Vec::new(),
         };
         let family: Vec<&Edge> = self
@@ -932,6 +933,10 @@ impl Refresh {
                 let ends = roles.get("timestamp").map_or(Timestamp::MAX, |timestamp| timestamp.expires);
                 match read_target(&path, entry, ends) {
                     Ok((target, package)) => {
+                        if let Kind::Below(..) = member.kind {
+                            let signatories = Signatories { keys: self.keys(member), threshold: member.role.threshold };
+                            device.delegated.insert(path.clone(), signatories);
+                        }
                         device.packages.extend(package);
                         device.targets.insert(path, target);
                     }

@@ -42,7 +42,8 @@ pub struct TrustedDevice {
     pub vendor: Vendor,
     /// Its codename.
     pub codename: Codename,
-    /// The keys that sign for the device, for its role and for its packages alike; Ed25519 only.
+    /// The keys that sign for the device, for its role and for its packages alike; Ed25519 only. Packages that a role
+    /// below it speaks for have keys of their own: [`Self::signatories`].
     pub keys: Vec<VerifyingKey>,
     /// How many of the keys have to sign.
     pub threshold: usize,
@@ -58,8 +59,19 @@ pub struct TrustedDevice {
     pub packages: Vec<Package>,
     /// All its targets: packages, chunk lists, whatever else.
     pub targets: BTreeMap<TargetPath, Target>,
+    /// Who signs for targets that a role below the device's speaks for, such as those of a nightly channel.
+    pub delegated: BTreeMap<TargetPath, Signatories>,
     /// What the device's roles list and may not, or cannot be used; it is not in `targets`.
     pub refused: Vec<TrustError>,
+}
+
+/// Keys, and how many of them have to sign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signatories {
+    /// The keys; Ed25519 only.
+    pub keys: Vec<VerifyingKey>,
+    /// How many of them have to sign.
+    pub threshold: usize,
 }
 
 /// What metadata vouches for about a file.
@@ -287,6 +299,14 @@ impl Trusted {
 }
 
 impl TrustedDevice {
+    /// Whose signatures a package has to carry: those of the role that speaks for its path.
+    pub fn signatories(&self, path: &TargetPath) -> (&[VerifyingKey], usize) {
+        match self.delegated.get(path) {
+            Some(Signatories { keys, threshold }) => (keys, *threshold),
+            None => (&self.keys, self.threshold),
+        }
+    }
+
     /// The chunk list of a package: its path and what is vouched for about it.
     pub fn chunk_list(&self, package: &Package) -> Option<(TargetPath, Target)> {
         let file = package.custom.chunks.as_deref()?;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use relevo_meta::{TrustError, author::AuthorError, chunks::ChunkError};
+use relevo_meta::{TrustError, author::AuthorError, ceremony::CeremonyError, chunks::ChunkError};
 use relevo_types::{Codename, TargetPath, Vendor};
 
 use crate::simulate::PhoneFault;
@@ -95,6 +95,37 @@ pub enum RepoError {
     NoSuchRole {
         /// The role.
         role: String,
+    },
+    /// The role cannot be ended, or cannot be made.
+    #[error("the role {role:?} {reason}")]
+    WrongRole {
+        /// The role.
+        role: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The proposal does not fit, or nobody could sign it.
+    #[error("the proposal cannot be used")]
+    Ceremony(#[from] CeremonyError),
+    /// The proposal has too few signatures.
+    #[error("the proposal is not finished: {missing} signatures are missing for the role {role:?}")]
+    Unfinished {
+        /// The role.
+        role: String,
+        /// How many are missing.
+        missing: usize,
+    },
+    /// What a ceremony brought finished cannot be changed any more.
+    #[error("{path} is not as the proposal has it; a proposal that people signed is not changed")]
+    Adopted {
+        /// The target.
+        path: Box<TargetPath>,
+    },
+    /// A proposal lists a file that is not here.
+    #[error("the proposal offers {path}, and the file is not here")]
+    NotPlaced {
+        /// The target.
+        path: Box<TargetPath>,
     },
     /// The device does not list the target.
     #[error("the repository has no target {0}")]

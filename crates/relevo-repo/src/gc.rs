@@ -41,6 +41,7 @@ impl Repository {
     /// [`RepoError::Write`].
     pub fn gc(&self, keep: u64) -> Result<GcReport, RepoError> {
         let _lock = self.lock()?;
+        self.finish_rotation()?;
         let current = self.current()?.snapshot_version();
         remove(self, |version| version <= current && version >= current.saturating_sub(keep))
     }

@@ -49,6 +49,10 @@ pub(crate) fn marker(repository: &Path) -> PathBuf {
     repository.join(".publishing")
 }
 
+pub(crate) fn rotation(repository: &Path) -> PathBuf {
+    repository.join(".rotating")
+}
+
 /// Where a file is written before it gets its name; at most 250 bytes long, as a target's name has 245 at most.
 pub(crate) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

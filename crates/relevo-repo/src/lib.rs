@@ -11,6 +11,7 @@
 //! targets/<vendor>/<codename>/<channel>/<sha256>.<file>
 //! .lock          held by whoever writes
 //! .publishing    there while a publication is under way, and after one that was cut
+//! .rotating      a new root and its timestamp, until both are in place
 //! .tmp-<name>    in any directory: a file that is being written
 //! ```
 //!
@@ -42,8 +43,9 @@ mod storage;
 pub use check::{Fault, Problem, Report};
 pub use error::RepoError;
 pub use gc::GcReport;
-pub use publication::{Added, Publication, Published};
-pub use repository::{Expiries, NewRepository, Repository, RoleKeys};
+pub use publication::{Added, Need, Publication, Published, RoleState};
+pub use relevo_meta::author::RoleKeys;
+pub use repository::{Expiries, NewRepository, Repository};
 pub use signers::Signers;
 pub use simulate::PhoneFault;
 pub use storage::{Hook, Operation};

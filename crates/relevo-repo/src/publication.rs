@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use relevo_meta::{
     Custom, RoleFile, Scope, Stored, Target, TrustedDevice,
-    author::{DeviceFile, Draft, RegistryFile, SnapshotFile, TimestampFile},
+    author::{DeviceFile, Draft, RegistryFile, RoleKeys, RootFile, SnapshotFile, TimestampFile},
     chunks::{self, ChunkList},
     expiry::{self, Expiry},
 };
@@ -21,10 +21,15 @@ use sha2::Digest as _;
 use crate::{
     error::RepoError,
     gc, layout,
-    repository::{Base, Repository, RoleKeys, after, drive, refused},
+    repository::{Base, Repository, after, drive, refused},
     signers::Signers,
     simulate,
 };
+
+mod ceremony;
+mod roles;
+
+pub use roles::{Need, RoleState};
 
 /// A publication under way. It holds the repository's lock until it is dropped; dropped without
 /// [`commit`](Self::commit), it changes nothing that phones see.
@@ -34,9 +39,20 @@ pub struct Publication<'a> {
     base: Base,
     snapshot: SnapshotFile,
     timestamp: TimestampFile,
+    root: Option<RootFile>,
     targets: Option<RegistryFile>,
     vendors: BTreeMap<Vendor, RegistryFile>,
     devices: BTreeMap<Codename, (Vendor, DeviceFile)>,
+    /// Roles below those of devices, for their nightly channels.
+    nightlies: BTreeMap<Codename, DeviceFile>,
+    /// Devices whose nightly channel is written by that role.
+    by_nightly: BTreeSet<Codename>,
+    /// Dates that were asked for, by role.
+    dates: BTreeMap<String, Timestamp>,
+    /// Finished files that a ceremony brought, by role.
+    adopted: BTreeMap<String, Vec<u8>>,
+    /// The ceremony that they come from.
+    ceremony: Option<Sha256>,
     /// The devices that are touched, as the last published state has them.
     before: BTreeMap<Codename, TrustedDevice>,
     /// Roles that get a new version, `snapshot` and `timestamp` among them.
@@ -48,6 +64,8 @@ pub struct Publication<'a> {
     /// Versions that interrupted publications may have shown to somebody before the power went, although they are not
     /// the current ones. They are never used again: a version has one content for ever.
     attempted: BTreeMap<String, u64>,
+    /// The ceremony of which the interrupted publication was a part: what it would publish again is the same content.
+    attempted_by: Option<Sha256>,
 }
 
 /// What became of a target.
@@ -77,6 +95,7 @@ const BUFFER: usize = 1 << 20;
 
 impl<'a> Publication<'a> {
     pub(crate) fn start(repository: &'a Repository, lock: File) -> Result<Self, RepoError> {
+        repository.finish_rotation()?;
         // Expired metadata is the usual reason to publish, so it is no obstacle here.
         // Devices are looked at one by one when they are touched, so that the cost does not grow with their number.
         let base = repository.base(Scope::Registries, Timestamp::MIN)?;
@@ -94,14 +113,21 @@ impl<'a> Publication<'a> {
             base,
             snapshot,
             timestamp,
+            root: None,
             targets: None,
             vendors: BTreeMap::new(),
             devices: BTreeMap::new(),
+            nightlies: BTreeMap::new(),
+            by_nightly: BTreeSet::new(),
+            dates: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            ceremony: None,
             before: BTreeMap::new(),
             changed: BTreeSet::new(),
             unsynced: BTreeSet::new(),
             marked: attempted.is_some(),
-            attempted: attempted.unwrap_or_default(),
+            attempted_by: attempted.as_ref().and_then(|attempt| attempt.ceremony),
+            attempted: attempted.map(|attempt| attempt.versions).unwrap_or_default(),
         })
     }
 
@@ -122,29 +148,14 @@ impl<'a> Publication<'a> {
     /// # Errors
     /// [`RepoError::Author`] for a threshold that the keys cannot reach.
     pub fn add_vendor(&mut self, vendor: &Vendor, keys: &RoleKeys) -> Result<(), RepoError> {
-        let error = RepoError::author("targets");
-        let targets = self.targets()?;
-        let before = targets.clone();
-        targets.put_vendor(vendor, &keys.keys, keys.threshold).map_err(error)?;
-        let changed = *targets != before;
-        let role = format!("v-{vendor}");
-        if !self.is_pinned(&role) {
-            self.vendors.entry(vendor.clone()).or_insert_with(|| RegistryFile::new(Timestamp::UNIX_EPOCH));
-        }
-        if changed {
-            // Other keys for a vendor that exists: what the old keys signed has to be signed by the new ones.
-            self.vendor(vendor)?;
-            self.changed.insert("targets".to_owned());
-            self.changed.insert(role);
-        }
-        Ok(())
+        self.set_role(&format!("v-{vendor}"), None, keys)
     }
 
     /// Registers a device of a vendor, or gives it other keys.
     ///
     /// # Errors
-    /// [`RepoError::NoSuchVendor`], [`RepoError::CodenameTaken`], and [`RepoError::Author`] for a threshold that the
-    /// keys cannot reach.
+    /// [`RepoError::NoSuchVendor`], [`RepoError::CodenameTaken`], [`RepoError::WrongRole`], and [`RepoError::Author`] for
+    /// a threshold that the keys cannot reach.
     pub fn add_device(&mut self, vendor: &Vendor, codename: &Codename, keys: &RoleKeys) -> Result<(), RepoError> {
         let owner = match self.devices.get(codename) {
             Some((owner, _)) => Some(owner),
@@ -153,24 +164,14 @@ impl<'a> Publication<'a> {
         if let Some(owner) = owner.filter(|owner| *owner != vendor) {
             return Err(RepoError::CodenameTaken { codename: codename.clone(), vendor: owner.clone() });
         }
-        let vendor_role = format!("v-{vendor}");
-        let error = RepoError::author(&vendor_role);
-        let registry = self.vendor(vendor)?;
-        let before = registry.clone();
-        registry.put_device(vendor, codename, &keys.keys, keys.threshold).map_err(error)?;
-        let changed = *registry != before;
         let role = format!("d-{codename}");
-        if !self.is_pinned(&role) {
-            let file = || (vendor.clone(), DeviceFile::new(Timestamp::UNIX_EPOCH));
-            self.devices.entry(codename.clone()).or_insert_with(file);
+        if matches!(self.name(&role)?, roles::Name::Nightly(_)) {
+            return Err(RepoError::WrongRole {
+                role,
+                reason: "would be the nightly channel's of a device that is here",
+            });
         }
-        if changed {
-            // As with vendors: other keys have to sign what the old ones signed.
-            self.load_device(codename)?;
-            self.changed.insert(vendor_role);
-            self.changed.insert(role);
-        }
-        Ok(())
+        self.set_role(&role, Some(vendor), keys)
     }
 
     /// Publishes a package together with its chunk list, which is made here: `<file>.chunks`.
@@ -213,7 +214,7 @@ impl<'a> Publication<'a> {
         path: &TargetPath,
         change: impl FnOnce(&mut Map<String, Value>),
     ) -> Result<(), RepoError> {
-        let role = device_role(path);
+        let role = self.role_of(path);
         let device = self.device(path)?;
         let before = device.target(path).ok_or_else(|| RepoError::NoSuchTarget(Box::new(path.clone())))?;
         device.edit_custom(path, change).map_err(RepoError::author(&role))?;
@@ -229,7 +230,7 @@ impl<'a> Publication<'a> {
     /// # Errors
     /// [`RepoError::NoSuchDevice`], [`RepoError::NoSuchTarget`].
     pub fn remove_target(&mut self, path: &TargetPath) -> Result<(), RepoError> {
-        let role = device_role(path);
+        let role = self.role_of(path);
         let device = self.device(path)?;
         let (_, custom) = device.target(path).ok_or_else(|| RepoError::NoSuchTarget(Box::new(path.clone())))?;
         device.remove_target(path).map_err(RepoError::author(&role))?;
@@ -242,22 +243,14 @@ impl<'a> Publication<'a> {
         Ok(())
     }
 
-    /// Has a role signed again although nothing in it changes, for a new expiry: `snapshot`, `timestamp`, `targets`,
-    /// `v-<vendor>` or `d-<codename>`.
+    /// Has a role signed again although nothing in it changes, for a new expiry: `root`, `targets`, `snapshot`,
+    /// `timestamp`, `v-<vendor>`, `d-<codename>` or `d-<codename>-nightly`.
     ///
     /// # Errors
     /// [`RepoError::NoSuchRole`], [`RepoError::BrokenRole`].
     pub fn renew(&mut self, role: &str) -> Result<(), RepoError> {
-        let unknown = || RepoError::NoSuchRole { role: role.to_owned() };
-        if role == "targets" {
-            self.targets()?;
-        } else if let Some(vendor) = role.strip_prefix("v-") {
-            self.vendor(&Vendor::parse(vendor).map_err(|_| unknown())?).map_err(|_| unknown())?;
-        } else if let Some(codename) = role.strip_prefix("d-") {
-            let codename = Codename::parse(codename).map_err(|_| unknown())?;
-            self.load_device(&codename)?;
-        } else if role != "snapshot" && role != "timestamp" {
-            return Err(unknown());
+        if role != "snapshot" && role != "timestamp" {
+            self.load_role(role)?;
         }
         self.changed.insert(role.to_owned());
         Ok(())
@@ -285,17 +278,25 @@ impl<'a> Publication<'a> {
             return Ok(Published { roles: Vec::new(), snapshot_version, timestamp_version, expiries });
         }
         let roles = self.needed_signers();
+        if let Some(path) = self.missing_files().into_iter().next() {
+            return Err(RepoError::NotPlaced { path: Box::new(path) });
+        }
         let staged = self.stage(signers, now)?;
         let expiries = expiry::expiries(&self.verify(&staged, now)?, now);
 
+        // A root that is seen is the root: there is no other of its version later.
         self.attempted.extend(staged.keys().filter_map(|name| match layout::metadata_name(name) {
-            layout::MetadataName::Versioned { version, role } => Some((role, version)),
+            layout::MetadataName::Versioned { version, role } if role != "root" => Some((role, version)),
             _ => None,
         }));
+        self.attempted_by = self.ceremony;
         self.attempted.insert("timestamp".to_owned(), self.timestamp.version());
         self.write_marker()?;
         self.repository.storage.sync_dirs(&self.unsynced)?;
-        self.repository.put_metadata(&staged)?;
+        match self.changed.contains("root") {
+            true => self.repository.put_rotation(&staged)?,
+            false => self.repository.put_metadata(&staged)?,
+        }
         self.unmark()?;
         let (snapshot_version, timestamp_version) = (self.snapshot.version(), self.timestamp.version());
         Ok(Published { roles, snapshot_version, timestamp_version, expiries })
@@ -305,12 +306,15 @@ impl<'a> Publication<'a> {
         self.base.trusted.snapshot_expires()
     }
 
-    /// The new files by name, signed.
-    fn stage(&mut self, signers: &Signers, now: Timestamp) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+    /// Gives every changed role but the online ones its next version and date, unless it came finished; says which version
+    /// each has.
+    fn finish_drafts(&mut self, now: Timestamp) -> Result<Vec<(String, u64)>, RepoError> {
         let days = *self.repository.expiries();
-        let mut staged = BTreeMap::new();
         let pinned: BTreeMap<String, u64> = self.snapshot.roles().into_iter().collect();
         let mut drafts: Vec<(String, &mut Draft, u32)> = Vec::new();
+        if let Some(root) = &mut self.root {
+            drafts.push(("root".to_owned(), root, days.root));
+        }
         if let Some(targets) = &mut self.targets {
             drafts.push(("targets".to_owned(), targets, days.targets));
         }
@@ -318,25 +322,61 @@ impl<'a> Publication<'a> {
         drafts.extend(
             self.devices.iter_mut().map(|(codename, (_, file))| (format!("d-{codename}"), &mut **file, days.device)),
         );
+        drafts.extend(
+            self.nightlies
+                .iter_mut()
+                .map(|(codename, file)| (format!("d-{codename}-nightly"), &mut **file, days.nightly)),
+        );
+        let mut versions = Vec::new();
         for (role, draft, days) in drafts {
             if !self.changed.contains(&role) {
                 continue;
             }
-            let attempted = self.attempted.get(&role).copied().unwrap_or(0);
-            draft.set_version(pinned.get(&role).copied().unwrap_or(0).max(attempted));
-            let version = draft.bump().map_err(RepoError::author(&role))?;
-            draft.set_expires(after(now, days)?);
-            let bytes = draft.sign(&signers.get(&role)?).map_err(RepoError::author(&role))?;
-            staged.insert(format!("{version}.{role}.json"), bytes);
-            self.snapshot.put_role(&role, version).map_err(RepoError::author("snapshot"))?;
+            if !self.adopted.contains_key(&role) {
+                let so_far = match role.as_str() {
+                    "root" => self.base.trusted.root_version(),
+                    _ => {
+                        let attempted = self.attempted.get(&role).copied().unwrap_or(0);
+                        pinned.get(&role).copied().unwrap_or(0).max(attempted)
+                    }
+                };
+                draft.set_version(so_far);
+                draft.bump().map_err(RepoError::author(&role))?;
+                let date = self.dates.get(&role).copied().map_or_else(|| after(now, days), Ok)?;
+                draft.set_expires(date);
+            }
+            versions.push((role, draft.version()));
         }
-        if !staged.is_empty() || self.changed.contains("snapshot") {
+        Ok(versions)
+    }
+
+    /// The new files by name, signed.
+    fn stage(&mut self, signers: &Signers, now: Timestamp) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+        let days = *self.repository.expiries();
+        let mut staged = BTreeMap::new();
+        let mut listed = false;
+        for (role, version) in self.finish_drafts(now)? {
+            let bytes = match self.adopted.get(&role) {
+                Some(bytes) => bytes.clone(),
+                None => {
+                    let draft = self.draft(&role).expect("a role that was just finished");
+                    draft.sign(&signers.get(&role)?).map_err(RepoError::author(&role))?
+                }
+            };
+            staged.insert(format!("{version}.{role}.json"), bytes);
+            if role != "root" {
+                self.snapshot.put_role(&role, version).map_err(RepoError::author("snapshot"))?;
+                listed = true;
+            }
+        }
+        if listed || self.changed.contains("snapshot") {
             let error = || RepoError::author("snapshot");
             let attempted = self.attempted.get("snapshot").copied().unwrap_or(0);
             let version = self.snapshot.version().max(attempted);
             self.snapshot.set_version(version);
             let version = self.snapshot.bump().map_err(error())?;
-            self.snapshot.set_expires(after(now, days.snapshot)?);
+            let date = self.date("snapshot", days.snapshot, now)?;
+            self.snapshot.set_expires(date);
             let bytes = self.snapshot.sign(&signers.get("snapshot")?).map_err(error())?;
             self.timestamp.set_snapshot(version, &bytes).map_err(RepoError::author("timestamp"))?;
             staged.insert(format!("{version}.snapshot.json"), bytes);
@@ -346,7 +386,8 @@ impl<'a> Publication<'a> {
         let version = self.timestamp.version().max(attempted);
         self.timestamp.set_version(version);
         self.timestamp.bump().map_err(error())?;
-        self.timestamp.set_expires(after(now, days.timestamp)?);
+        let date = self.date("timestamp", days.timestamp, now)?;
+        self.timestamp.set_expires(date);
         let bytes = self.timestamp.sign(&signers.get("timestamp")?).map_err(error())?;
         staged.insert("timestamp.json".to_owned(), bytes);
         Ok(staged)
@@ -363,7 +404,8 @@ impl<'a> Publication<'a> {
         let first = Stored::with_root(self.repository.first_root()?);
         let mut scopes: Vec<(Scope, Option<&Codename>)> = Vec::new();
         for (codename, (vendor, _)) in &self.devices {
-            if self.changed.contains(&format!("d-{codename}")) {
+            let own = [format!("d-{codename}"), format!("d-{codename}-nightly")];
+            if own.iter().any(|role| self.changed.contains(role)) {
                 let scope = Scope::Device { vendor: vendor.clone(), codename: codename.clone() };
                 scopes.push((scope, Some(codename)));
             }
@@ -423,7 +465,7 @@ impl<'a> Publication<'a> {
     }
 
     fn changes_snapshot(&self) -> bool {
-        self.changed.iter().any(|role| role != "timestamp")
+        self.changed.iter().any(|role| role != "timestamp" && role != "root")
     }
 
     fn is_pinned(&self, role: &str) -> bool {
@@ -456,12 +498,20 @@ impl<'a> Publication<'a> {
         Ok(self.vendors.get_mut(vendor).expect("it was just put there"))
     }
 
+    fn date(&self, role: &str, days: u32, now: Timestamp) -> Result<Timestamp, RepoError> {
+        self.dates.get(role).copied().map_or_else(|| after(now, days), Ok)
+    }
+
+    /// The file that speaks for a path: the device's, or that of its nightly channel.
     fn device(&mut self, path: &TargetPath) -> Result<&mut DeviceFile, RepoError> {
         let codename = path.codename();
         let (vendor, _) = self.load_device(codename)?;
         if vendor != path.vendor() {
             let vendor = vendor.clone();
             return Err(RepoError::CodenameTaken { codename: codename.clone(), vendor });
+        }
+        if self.role_of(path) != format!("d-{codename}") {
+            return self.load_nightly(&path.codename().clone());
         }
         let (_, file) = self.devices.get_mut(codename).expect("it was just loaded");
         Ok(file)
@@ -492,10 +542,13 @@ impl<'a> Publication<'a> {
 
     /// Lists a target whose file is in place; says whether that changed anything.
     fn put_target(&mut self, path: &TargetPath, target: Target, custom: &Value) -> Result<bool, RepoError> {
-        let role = device_role(path);
+        let role = self.role_of(path);
         let device = self.device(path)?;
         let changed = device.put_target(path, target, custom).map_err(RepoError::author(&role))?;
         if changed {
+            if self.adopted.contains_key(&role) {
+                return Err(RepoError::Adopted { path: Box::new(path.clone()) });
+            }
             self.changed.insert(role);
         }
         Ok(changed)
@@ -538,7 +591,10 @@ impl<'a> Publication<'a> {
     }
 
     fn write_marker(&mut self) -> Result<(), RepoError> {
-        let lines: String = self.attempted.iter().map(|(role, version)| format!("{role} {version}\n")).collect();
+        let mut lines: String = self.attempted.iter().map(|(role, version)| format!("{role} {version}\n")).collect();
+        if let Some(ceremony) = self.attempted_by {
+            lines += &format!("{CEREMONY} {ceremony}\n");
+        }
         let storage = &self.repository.storage;
         storage.put(&layout::marker(self.repository.directory()), lines.as_bytes())?;
         storage.sync_dir(self.repository.directory())?;
@@ -560,8 +616,17 @@ impl<'a> Publication<'a> {
     }
 }
 
-/// The versions that interrupted publications tried, or `None` if none was interrupted.
-fn read_marker(repository: &Repository) -> Result<Option<BTreeMap<String, u64>>, RepoError> {
+/// How the line of the marker starts that names a ceremony; no role is called so.
+const CEREMONY: &str = "ceremony";
+
+/// What interrupted publications tried.
+struct Attempt {
+    versions: BTreeMap<String, u64>,
+    ceremony: Option<Sha256>,
+}
+
+/// What interrupted publications tried, or `None` if none was interrupted.
+fn read_marker(repository: &Repository) -> Result<Option<Attempt>, RepoError> {
     let path = layout::marker(repository.directory());
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -569,8 +634,10 @@ fn read_marker(repository: &Repository) -> Result<Option<BTreeMap<String, u64>>,
         Err(error) => return Err(RepoError::read(path)(error)),
     };
     // A damaged line is as good as none: it only costs the skipped version.
-    let lines = text.lines().filter_map(|line| line.split_once(' '));
-    Ok(Some(lines.filter_map(|(role, version)| Some((role.to_owned(), version.parse().ok()?))).collect()))
+    let lines = || text.lines().filter_map(|line| line.split_once(' '));
+    let versions = lines().filter_map(|(role, version)| Some((role.to_owned(), version.parse().ok()?))).collect();
+    let ceremony = lines().find(|(role, _)| *role == CEREMONY).and_then(|(_, id)| Sha256::parse(id).ok());
+    Ok(Some(Attempt { versions, ceremony }))
 }
 
 impl std::fmt::Debug for Publication<'_> {
@@ -593,10 +660,6 @@ impl Source<'_> {
             None => read_through(self.path, take),
         }
     }
-}
-
-fn device_role(path: &TargetPath) -> String {
-    format!("d-{}", path.codename())
 }
 
 fn chunks_path(path: &TargetPath) -> Result<TargetPath, RepoError> {

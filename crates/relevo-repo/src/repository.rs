@@ -10,14 +10,14 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use relevo_meta::{
-    Answer, Limits, Refresh, Request, Scope, Step, Stored, Trusted,
-    author::{RegistryFile, RootFile, SnapshotFile, TimestampFile, TopRole},
-    keys::PublicKey,
+    Answer, Limits, Refresh, Request, Scope, Step, Stored, Target, Trusted,
+    author::{RegistryFile, RoleKeys, RootFile, SnapshotFile, TimestampFile, TopRole},
+    ceremony::Ground,
 };
 
 use crate::{
     error::RepoError,
-    layout,
+    layout::{self, MetadataName},
     publication::{Publication, Published},
     signers::Signers,
     storage::{Hook, Storage},
@@ -66,19 +66,12 @@ pub struct Expiries {
     pub vendor: u32,
     /// `d-<codename>`
     pub device: u32,
+    /// `d-<codename>-nightly`
+    pub nightly: u32,
     /// `snapshot`
     pub snapshot: u32,
     /// `timestamp`
     pub timestamp: u32,
-}
-
-/// Who signs for a role.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoleKeys {
-    /// The keys.
-    pub keys: Vec<PublicKey>,
-    /// How many of them have to sign.
-    pub threshold: usize,
 }
 
 /// A repository to be made.
@@ -90,6 +83,10 @@ pub struct NewRepository {
     pub expiries: Expiries,
 }
 
+/// Files that become visible together, by name: `.rotating`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Rotation(BTreeMap<String, String>);
+
 /// A verified state, and what a phone that followed it has stored.
 pub(crate) struct Base {
     pub(crate) trusted: Trusted,
@@ -98,14 +95,7 @@ pub(crate) struct Base {
 
 impl Default for Expiries {
     fn default() -> Self {
-        Self { root: 365, targets: 365, vendor: 365, device: 180, snapshot: 60, timestamp: 7 }
-    }
-}
-
-impl RoleKeys {
-    /// One key that signs alone.
-    pub fn one(key: &PublicKey) -> Self {
-        Self { keys: vec![key.clone()], threshold: 1 }
+        Self { root: 365, targets: 365, vendor: 365, device: 180, nightly: 45, snapshot: 60, timestamp: 7 }
     }
 }
 
@@ -275,13 +265,23 @@ impl Repository {
     /// # Errors
     /// As [`Publication::commit`].
     pub fn refresh(&self, signers: &Signers, now: Timestamp) -> Result<Published, RepoError> {
-        let half = after(now, self.expiries.snapshot / 2)?;
         let mut publication = self.publication()?;
-        if publication.snapshot_expires() <= half {
-            publication.renew("snapshot")?;
-        }
-        publication.renew("timestamp")?;
+        publication.renew_online(now)?;
         publication.commit(signers, now)
+    }
+
+    /// The files of all roles as they were verified, whatever has expired: what ceremonies are compared with.
+    ///
+    /// # Errors
+    /// As [`Self::current`].
+    pub fn ground(&self) -> Result<Ground, RepoError> {
+        let first = Target::of(&self.first_root()?).sha256;
+        let Base { trusted, mut stored } = self.base(Scope::Everything, Timestamp::MIN)?;
+        let files = trusted.roles().keys().filter_map(|role| {
+            let file = stored.0.remove(&format!("{role}.json"))?;
+            Some((role.clone(), file))
+        });
+        Ok(Ground::new(first, files.collect()))
     }
 
     pub(crate) fn expiries(&self) -> &Expiries {
@@ -324,6 +324,51 @@ impl Repository {
         // One byte more than the limit is enough for the machine to see that there is more.
         file.take(request.limit.get().saturating_add(1)).read_to_end(&mut bytes).map_err(RepoError::read(path))?;
         Ok(Some(bytes))
+    }
+
+    /// Writes metadata with a new root among them. Phones see a root as soon as it has its name, so that there are two
+    /// files to be renamed; what is to be done is written down first, and done to its end by whoever comes next.
+    ///
+    /// The timestamp goes first: where it is signed by old and new keys, phones take it with either root, and there is no
+    /// moment at which anybody is refused.
+    pub(crate) fn put_rotation(&self, files: &BTreeMap<String, Vec<u8>>) -> Result<(), RepoError> {
+        let directory = layout::metadata_dir(&self.directory);
+        let (visible, others): (Vec<_>, Vec<_>) = files.iter().partition(|(name, _)| {
+            *name == "timestamp.json"
+                || matches!(layout::metadata_name(name), MetadataName::Versioned { role, .. } if role == "root")
+        });
+        for (name, bytes) in others {
+            self.storage.put(&directory.join(name), bytes)?;
+        }
+        self.storage.sync_dir(&directory)?;
+        let rotation = Rotation(visible.into_iter().map(|(name, bytes)| (name.clone(), text(bytes))).collect());
+        let bytes = serde_json::to_vec(&rotation).expect("texts can be written");
+        self.storage.put(&layout::rotation(&self.directory), &bytes)?;
+        self.storage.sync_dir(&self.directory)?;
+        self.finish_rotation()
+    }
+
+    /// Does to its end what [`Self::put_rotation`] wrote down, if anything. The caller holds the lock.
+    pub(crate) fn finish_rotation(&self) -> Result<(), RepoError> {
+        let path = layout::rotation(&self.directory);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(RepoError::read(path)(error)),
+        };
+        let rotation: Rotation = serde_json::from_slice(&bytes)
+            .map_err(|source| RepoError::read(&path)(std::io::Error::new(std::io::ErrorKind::InvalidData, source)))?;
+        let directory = layout::metadata_dir(&self.directory);
+        // In this order: "timestamp.json" stands behind every "N.root.json".
+        for (name, text) in rotation.0.iter().rev() {
+            if !matches!(layout::metadata_name(name), MetadataName::Timestamp | MetadataName::Versioned { .. }) {
+                continue;
+            }
+            self.storage.put(&directory.join(name), text.as_bytes())?;
+            self.storage.sync_dir(&directory)?;
+        }
+        self.storage.remove(&path)?;
+        self.storage.sync_dir(&self.directory)
     }
 
     /// Writes metadata so that the rename of `timestamp.json` is the one moment at which the state changes.
@@ -374,6 +419,10 @@ pub(crate) fn refused(error: RepoError) -> RepoError {
         RepoError::Trust(error) => RepoError::WouldBeRefused(error),
         other => other,
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// `days` days after `now`.

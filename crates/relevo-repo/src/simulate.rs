@@ -191,6 +191,7 @@ fn undecided(device: &TrustedDevice) -> TrustedDevice {
         fresh_until: Timestamp::MAX,
         packages: device.packages.iter().map(undecide).collect(),
         targets: BTreeMap::new(),
+        delegated: BTreeMap::new(),
         refused: Vec::new(),
     }
 }

@@ -901,6 +901,7 @@ fn narrowed(device: &TrustedDevice, keep: impl Fn(&Package) -> bool) -> TrustedD
         fresh_until: device.fresh_until,
         packages: device.packages.iter().filter(|package| keep(package)).cloned().collect(),
         targets: Default::default(),
+        delegated: device.delegated.clone(),
         refused: Vec::new(),
     }
 }

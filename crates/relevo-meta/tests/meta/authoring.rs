@@ -8,7 +8,9 @@ use std::{
 use jiff::Timestamp;
 use relevo_meta::{
     Target,
-    author::{AuthorError, DeviceFile, RegistryFile, RootFile, SnapshotFile, TimestampFile, TopRole, add_signatures},
+    author::{
+        AuthorError, DeviceFile, RegistryFile, RoleKeys, RootFile, SnapshotFile, TimestampFile, TopRole, add_signatures,
+    },
     keys::{FileRandom, KeyError, PrivateKey, PublicKey, ScryptCost, Signer as _},
     testing::{TestRepo, key},
 };
@@ -97,6 +99,58 @@ fn a_public_key_survives_its_file() {
 
     assert_eq!(&PublicKey::from_pem(&key.public().to_pem()).unwrap(), key.public());
     assert!(PublicKey::from_pem("nonsense").is_err());
+    assert_eq!(PublicKey::from_value(&key.public().to_value()).as_ref(), Some(key.public()));
+}
+
+#[test]
+fn a_public_key_with_words_in_front_is_read_by_us_and_by_openssl() {
+    let key = key("device");
+
+    let text = key.public().to_text("d-ginkgo");
+
+    assert!(text.contains("\"d-ginkgo\"") && text.contains(&key.key_id()), "{text}");
+    assert_eq!(&PublicKey::from_pem(&text).unwrap(), key.public());
+    let Some((read, pem)) = openssl(&["pkey", "-pubin"], &text) else { return };
+    assert!(read);
+    assert_eq!(pem, key.public().to_pem());
+}
+
+#[test]
+fn a_file_says_who_signs_for_the_roles_that_it_names() {
+    let (one, two) = (key("one").public().clone(), key("two").public().clone());
+    let (vendor, codename) = ("xiaomi".parse().unwrap(), "ginkgo".parse().unwrap());
+    let keys = |keys: &[&PublicKey], threshold| RoleKeys { keys: keys.iter().copied().cloned().collect(), threshold };
+    let mut root = RootFile::new(time("2027-01-01T00:00:00Z"));
+    root.set_role(TopRole::Root, &[one.clone(), two.clone()], 2).unwrap();
+    let mut registry = RegistryFile::new(time("2027-01-01T00:00:00Z"));
+    registry.put_vendor(&vendor, std::slice::from_ref(&one), 1).unwrap();
+    let mut device = DeviceFile::new(time("2027-01-01T00:00:00Z"));
+    device.put_nightly(&vendor, &codename, std::slice::from_ref(&two), 1).unwrap();
+
+    let found = root.role(TopRole::Root).unwrap();
+    assert!(found.threshold == 2 && found.has(&one.key_id()) && found.has(&two.key_id()));
+    assert!(matches!(root.role(TopRole::Targets), Err(AuthorError::Field("roles"))));
+    assert_eq!(registry.role("v-xiaomi").unwrap(), Some(keys(&[&one], 1)));
+    assert_eq!(registry.role("v-samsung").unwrap(), None);
+    assert_eq!(device.role("d-ginkgo-nightly").unwrap(), Some(keys(&[&two], 1)));
+    let delegation = &device.signed()["delegations"]["roles"][0];
+    assert_eq!(delegation["paths"], json!(["xiaomi/ginkgo/nightly/*"]));
+    assert_eq!(delegation["terminating"], json!(true));
+
+    assert!(device.remove_role("d-ginkgo-nightly").unwrap());
+    assert!(!device.remove_role("d-ginkgo-nightly").unwrap());
+    assert!(device.signed().get("delegations").is_none());
+    assert!(registry.remove_role("v-xiaomi").unwrap());
+    assert_eq!(registry.signed()["delegations"], json!({"keys": {}, "roles": []}));
+}
+
+#[test]
+fn a_role_with_a_key_that_is_none_of_ours_is_not_edited() {
+    let mut root = RootFile::new(time("2027-01-01T00:00:00Z"));
+    root.signed_mut()["keys"] = json!({"k": key("one").public().to_value()});
+    root.signed_mut()["roles"] = json!({"root": {"keyids": ["k"], "threshold": 1}});
+
+    assert!(matches!(root.role(TopRole::Root), Err(AuthorError::ForeignKey(id)) if id == "k"));
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn device(packages: Vec<Package>) -> TrustedDevice {
         fresh_until: now() + SignedDuration::from_hours(12),
         packages,
         targets: Default::default(),
+        delegated: Default::default(),
         refused: Vec::new(),
     }
 }

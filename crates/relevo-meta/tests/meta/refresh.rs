@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use relevo_meta::{
-    Answer, Limits, Refresh, Scope, Step, Stored, TrustError,
+    Answer, Limits, Refresh, Scope, Step, Stored, Target, TrustError,
     author::{DeviceFile, TopRole, add_signatures},
     testing::{TestRepo, key},
 };
-use relevo_types::{ByteLen, Codename, Vendor};
+use relevo_types::{ByteLen, Codename, TargetPath, Vendor};
 use serde_json::{Value, json};
 
 fn repo() -> TestRepo {
@@ -1210,4 +1210,31 @@ fn summary(repo: &TestRepo, change: impl Fn(&str, Option<Vec<u8>>) -> Option<Vec
     let devices = trusted.devices();
     let told: Vec<_> = devices.values().map(|d| (&d.packages, &d.targets, &d.keys, d.threshold, d.expires)).collect();
     Ok(format!("{:?} {told:?}", trusted.roles()))
+}
+
+#[test]
+fn a_nightly_package_has_the_keys_of_the_nightly_role() {
+    let mut repo = TestRepo::new();
+    repo.add_device("xiaomi", "ginkgo");
+    repo.add_package("xiaomi/ginkgo", "stable", "", "101", 1_750_000_000, b"stable");
+    repo.publish();
+    let (vendor, codename) = ("xiaomi".parse().unwrap(), Codename::parse("ginkgo").unwrap());
+    let device = repo.devices.get_mut(&codename).unwrap();
+    device.put_nightly(&vendor, &codename, &[key("d-ginkgo-nightly").public().clone()], 1).unwrap();
+    repo.publish();
+    let nightly = TargetPath::parse("xiaomi/ginkgo/nightly/a.rvp").unwrap();
+    let mut file = DeviceFile::new(repo.now + SignedDuration::from_hours(24 * 45));
+    file.put_target(&nightly, Target::of(b"nightly"), &serde_json::Value::Null).unwrap();
+    repo.put("d-ginkgo-nightly", 1, &file);
+    repo.snapshot.put_role("d-ginkgo-nightly", 1).unwrap();
+    repo.publish_snapshot();
+    repo.publish_timestamp();
+
+    let trusted = repo.refresh(&repo.stored_root(), TestRepo::device_scope("xiaomi", "ginkgo")).result.unwrap();
+
+    let device = trusted.device(&codename).unwrap();
+    let stable = TargetPath::parse("xiaomi/ginkgo/stable/ginkgo-101-full.rvp").unwrap();
+    let of = |name: &str| vec![*key(name).public().verifying_key()];
+    assert_eq!(device.signatories(&stable), (of("d-ginkgo").as_slice(), 1));
+    assert_eq!(device.signatories(&nightly), (of("d-ginkgo-nightly").as_slice(), 1));
 }

@@ -9,6 +9,8 @@ mod power;
 #[cfg(test)]
 mod publish;
 #[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod simulate;
 #[cfg(test)]
 mod support;

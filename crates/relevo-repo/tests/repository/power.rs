@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use relevo_meta::testing::key;
 use relevo_repo::{Hook, Operation, Repository};
 
 use crate::support::{Fixture, builds, ginkgo, keys, new_repository, path, phone, signers, vendor};
@@ -151,7 +152,11 @@ fn is_clean(fixture: &Fixture, context: &str) {
 fn has_no_leftovers(fixture: &Fixture, context: &str) {
     for path in fixture.files().into_keys() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        assert!(!name.starts_with(".tmp-") && name != ".publishing", "{context}: {}", path.display());
+        assert!(
+            !name.starts_with(".tmp-") && name != ".publishing" && name != ".rotating",
+            "{context}: {}",
+            path.display()
+        );
     }
 }
 
@@ -304,6 +309,97 @@ fn a_creation_can_be_repeated() {
             publication.add_vendor(&vendor(), &keys("v-xiaomi")).unwrap();
             publication.commit(&signers(), fixture.now).unwrap();
             is_clean(fixture, context);
+        },
+    );
+}
+
+/// Changes both online keys, as after the loss of a machine.
+fn rotate(fixture: &Fixture, repository: &Repository, with_old: bool) -> Result<(), relevo_repo::RepoError> {
+    let mut publication = repository.publication()?;
+    let mut signers = relevo_repo::Signers::new();
+    signers.add("root", key("root"));
+    for role in ["snapshot", "timestamp"] {
+        publication.set_role(role, None, &keys("fresh"))?;
+        signers.add(role, key("fresh"));
+        if with_old {
+            signers.add(role, key(role));
+        }
+    }
+    publication.commit(&signers, fixture.now).map(drop)
+}
+
+fn fresh_signers() -> relevo_repo::Signers {
+    let mut signers = relevo_repo::Signers::new();
+    for role in ["snapshot", "timestamp"] {
+        signers.add(role, key("fresh"));
+        signers.add(role, key(role));
+    }
+    signers
+}
+
+#[test]
+fn new_online_keys_are_there_or_not_and_no_phone_notices() {
+    let start = Fixture::with_device();
+    start.publish("100").unwrap();
+    let old_phone = phone(&start, None).unwrap();
+
+    let cuts = cut_everywhere(
+        &start,
+        |fixture, switch| drop(rotate(fixture, &fixture.open().with_hook(switch), true)),
+        |fixture, lose, context| {
+            let early_phone = phone(fixture, Some(old_phone.clone())).unwrap_or_else(|e| panic!("{context}: {e:?}"));
+            lose();
+            for stored in [Some(old_phone.clone()), None] {
+                phone(fixture, stored).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            }
+
+            fixture.open().refresh(&fresh_signers(), fixture.now).unwrap();
+
+            is_clean(fixture, context);
+            rotate(fixture, &fixture.open(), true).unwrap();
+            // Whether or not it was there before: one more publication takes away what a cut one tried.
+            let repository = fixture.open();
+            let mut publication = repository.publication().unwrap();
+            publication.renew("snapshot").unwrap();
+            publication.commit(&fresh_signers(), fixture.now).unwrap();
+            has_no_leftovers(fixture, context);
+            assert_eq!(fixture.open().trusted(fixture.now).unwrap().root_version(), 2, "{context}");
+            for stored in [Some(early_phone), Some(old_phone.clone()), None] {
+                phone(fixture, stored).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            }
+        },
+    );
+
+    assert!(cuts > 20, "{cuts} changes");
+}
+
+#[test]
+fn keys_that_replace_lost_ones_are_there_or_not() {
+    let start = Fixture::with_device();
+    start.publish("100").unwrap();
+    let old_phone = phone(&start, None).unwrap();
+
+    cut_everywhere(
+        &start,
+        |fixture, switch| drop(rotate(fixture, &fixture.open().with_hook(switch), false)),
+        |fixture, lose, context| {
+            // Between two renames a phone may be refused; it must not learn anything that does not come true.
+            let early_phone = phone(fixture, Some(old_phone.clone())).unwrap_or_else(|_| old_phone.clone());
+            lose();
+
+            let repository = fixture.open();
+            let half = repository.publication().map(drop);
+            assert!(half.is_ok(), "{context}: {half:?}");
+            if repository.trusted(fixture.now).unwrap().root_version() == 1 {
+                rotate(fixture, &repository, false).unwrap();
+            }
+            repository.refresh(&fresh_signers(), fixture.now).unwrap();
+
+            has_no_leftovers(fixture, context);
+            is_clean(fixture, context);
+            for stored in [Some(early_phone), Some(old_phone.clone()), None] {
+                phone(fixture, stored).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            }
         },
     );
 }

@@ -195,7 +195,7 @@ fn unknown_vendors_devices_and_roles_are_named() {
     assert!(matches!(error, RepoError::NoSuchVendor(_)), "{error:?}");
     let error = publication.add_target(&path("100"), &file, &json!(null)).unwrap_err();
     assert!(matches!(error, RepoError::NoSuchDevice(_)), "{error:?}");
-    for role in ["d-ginkgo", "v-xiaomi", "root", "x"] {
+    for role in ["d-ginkgo", "v-xiaomi", "x"] {
         assert!(publication.renew(role).is_err(), "{role}");
     }
 

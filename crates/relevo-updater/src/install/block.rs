@@ -334,7 +334,8 @@ impl Installer for Block<'_> {
         let limits = Limits { manifest: MAX_MANIFEST, ..Limits::default() };
         let mut reader = relevo_format::Section::whole(&file);
         let front = Front::read(&mut reader, &limits).map_err(refused)?;
-        front.verify(&device.keys, device.threshold).map_err(refused)?;
+        let (keys, threshold) = device.signatories(&offer.path);
+        front.verify(keys, threshold).map_err(refused)?;
         front.check_len(offer.length).map_err(refused)?;
 
         let info = &front.manifest().info;
