@@ -13,10 +13,19 @@ const LEVELS: &[(&str, u8, &[&str])] = &[
     ("relevo-format", 1, &["relevo-types"]),
     ("relevo-meta", 1, &["relevo-types"]),
     ("relevo-delta", 2, &["relevo-types", "relevo-format"]),
+    ("relevo-dialect", 2, &["relevo-types", "relevo-meta"]),
     ("relevo-repo", 2, &["relevo-types", "relevo-format", "relevo-meta"]),
-    ("relevo-server", 3, &["relevo-types", "relevo-format", "relevo-meta", "relevo-repo", "relevo-delta"]),
+    (
+        "relevo-server",
+        3,
+        &["relevo-types", "relevo-format", "relevo-meta", "relevo-dialect", "relevo-repo", "relevo-delta"],
+    ),
     ("relevo-updater", 3, &["relevo-types", "relevo-format", "relevo-meta"]),
-    ("relevo-cli", 3, &["relevo-types", "relevo-format", "relevo-meta", "relevo-delta", "relevo-repo"]),
+    (
+        "relevo-cli",
+        3,
+        &["relevo-types", "relevo-format", "relevo-meta", "relevo-delta", "relevo-dialect", "relevo-repo"],
+    ),
 ];
 
 /// The package of these tests: above everything.
@@ -159,7 +168,7 @@ fn authoring_never_reaches_the_phone() {
 fn types_and_metadata_do_no_io() {
     const IO: &[&str] = &["std::fs", "std::net", "std::process", "std::env", "getrandom", "SystemTime", "Instant::now"];
 
-    for directory in ["crates/relevo-types/src", "crates/relevo-meta/src"] {
+    for directory in ["crates/relevo-types/src", "crates/relevo-meta/src", "crates/relevo-dialect/src"] {
         for path in crate::tidy::files(&root().join(directory), &["rs"]) {
             let text = fs::read_to_string(&path).unwrap();
             // What follows the test module is test code, which may read its fixtures.

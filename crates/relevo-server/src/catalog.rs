@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use relevo_dialect::Offers;
 use relevo_meta::{
     RoleFile, Trusted, TrustedDevice,
     expiry::{Expiry, Level, expiries},
@@ -47,6 +48,8 @@ pub(crate) struct Catalog {
     pub troubles: Vec<String>,
     /// The roles that verified.
     pub roles: BTreeMap<String, RoleFile>,
+    /// What of it is for the updater apps of ROMs.
+    pub offers: Offers,
 }
 
 /// A device.
@@ -199,6 +202,11 @@ impl Catalogs {
         known.view.clone()
     }
 
+    /// The last state that verified, as of the last look at the files: at most as old as the time between two looks.
+    pub(crate) fn last(&self) -> Option<Arc<Catalog>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).view.catalog.clone()
+    }
+
     /// Says in the log which roles will expire, 60, 14 and 3 days before.
     pub(crate) fn warn(&self, now: Timestamp) {
         let mut known = self.write();
@@ -321,6 +329,7 @@ impl Catalog {
             devices,
             troubles: roles.chain(targets).take(MAX_TROUBLES).collect(),
             roles: trusted.roles().clone(),
+            offers: Offers::new(trusted),
         }
     }
 }

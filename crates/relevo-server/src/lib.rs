@@ -31,6 +31,7 @@ pub mod args;
 mod body;
 mod catalog;
 mod database;
+mod dialects;
 mod encoding;
 pub mod layout;
 mod precondition;

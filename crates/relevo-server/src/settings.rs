@@ -7,6 +7,8 @@ use std::{
     thread,
 };
 
+use relevo_dialect::{BaseUrl, BaseUrlError, Site};
+use relevo_types::nearest;
 use serde::{Deserialize, Serialize};
 
 /// Longest configuration file that we read, in bytes.
@@ -32,6 +34,14 @@ pub struct Settings {
     pub repository: PathBuf,
     /// SQLite file with the index of builds and the download counters.
     pub database: PathBuf,
+    /// This server as phones see it: `https://ota.example`. Updater apps of ROMs are answered with URLs below it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// Other servers' `/repo/`, the preferred one first.
+    pub mirrors: Vec<String>,
+    /// A table of dialects that are answered besides the built-in ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialects: Option<PathBuf>,
     /// Which log lines are written: a level, or directives such as `info,relevo_server=debug`.
     pub log: String,
     /// How log lines are written.
@@ -63,6 +73,15 @@ pub struct Layer {
     /// SQLite file for the index and the counters [default: the repository's path with .db added]
     #[arg(long, env = "RELEVO_DATABASE", value_name = "FILE")]
     pub database: Option<PathBuf>,
+    /// This server as phones see it, such as `https://ota.example` [default: none; apps that need URLs get no answer]
+    #[arg(long, env = "RELEVO_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Other servers' /repo/, the preferred one first [default: none]
+    #[arg(long, env = "RELEVO_MIRRORS", value_name = "URLS", value_delimiter = ',')]
+    pub mirrors: Option<Vec<String>>,
+    /// A table of dialects that are answered besides the built-in ones [default: none]
+    #[arg(long, env = "RELEVO_DIALECTS", value_name = "FILE")]
+    pub dialects: Option<PathBuf>,
     /// What to log: off, error, warn, info, debug, trace, or directives by module [default: info]
     #[arg(long, env = "RELEVO_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -141,6 +160,14 @@ pub enum SettingsError {
         /// Largest allowed.
         most: u64,
     },
+    /// An address that phones cannot be given.
+    #[error("{key} cannot be used")]
+    Address {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        source: BaseUrlError,
+    },
     /// The database would be published with the repository by whoever copies that directory.
     #[error("database {database} lies inside the repository {repository}; it must lie outside")]
     DatabaseInside {
@@ -158,10 +185,13 @@ pub enum SettingsError {
 }
 
 /// Every key of the configuration file, in the order of [`Settings`].
-pub const KEYS: [&str; 11] = [
+pub const KEYS: [&str; 14] = [
     "listen",
     "repository",
     "database",
+    "public_url",
+    "mirrors",
+    "dialects",
     "log",
     "log_format",
     "workers",
@@ -187,7 +217,7 @@ impl Layer {
         let syntax = |source| SettingsError::Syntax { path: path.to_owned(), source: Box::new(source) };
         let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
         if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            let nearest = nearest(key);
+            let nearest = nearest(key, KEYS);
             return Err(SettingsError::UnknownKey {
                 path: path.to_owned(),
                 key: key.chars().take(80).collect(),
@@ -204,6 +234,9 @@ impl Layer {
             listen: self.listen.or(other.listen),
             repository: self.repository.or(other.repository),
             database: self.database.or(other.database),
+            public_url: self.public_url.or(other.public_url),
+            mirrors: self.mirrors.or(other.mirrors),
+            dialects: self.dialects.or(other.dialects),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             workers: self.workers.or(other.workers),
@@ -227,6 +260,9 @@ impl Layer {
             listen: self.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8787))),
             repository,
             database,
+            public_url: self.public_url,
+            mirrors: self.mirrors.unwrap_or_default(),
+            dialects: self.dialects,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),
             workers: self.workers.unwrap_or_else(|| processors.min(MAX_WORKERS)),
@@ -243,6 +279,9 @@ impl Layer {
 
 /// Most workers; the server library refuses more.
 const MAX_WORKERS: usize = 512;
+
+/// Most mirrors; each is a line of 100 bytes and more in answers.
+const MAX_MIRRORS: u64 = 50;
 
 /// Longest time that can be set, in seconds: a day.
 const MAX_SECONDS: u64 = 86_400;
@@ -262,6 +301,8 @@ impl Settings {
         within("request_timeout_seconds", self.request_timeout_seconds, 1, MAX_SECONDS)?;
         within("stall_timeout_seconds", self.stall_timeout_seconds, 1, MAX_SECONDS)?;
         within("shutdown_grace_seconds", self.shutdown_grace_seconds, 0, MAX_SECONDS)?;
+        within("the number of mirrors", self.mirrors.len() as u64, 0, MAX_MIRRORS)?;
+        self.site()?;
         if resolve(&self.database).starts_with(resolve(&self.repository)) {
             return Err(SettingsError::DatabaseInside {
                 database: self.database.clone(),
@@ -269,6 +310,17 @@ impl Settings {
             });
         }
         Ok(())
+    }
+
+    /// Where phones reach this server and its mirrors.
+    ///
+    /// # Errors
+    /// [`SettingsError::Address`] for what is no URL; checked already in settings that [`Layer::settings`] made.
+    pub fn site(&self) -> Result<Site, SettingsError> {
+        let parse =
+            |key| move |text: &String| BaseUrl::parse(text).map_err(|source| SettingsError::Address { key, source });
+        let public = self.public_url.as_ref().map(parse("public_url")).transpose()?;
+        Ok(Site { public, mirrors: self.mirrors.iter().map(parse("mirrors")).collect::<Result<_, _>>()? })
     }
 
     /// The settings as a configuration file.
@@ -319,35 +371,20 @@ fn resolve(path: &Path) -> PathBuf {
     resolved
 }
 
-fn nearest(key: &str) -> &'static str {
-    // Only the start counts for keys that nobody could have mistyped, so the work stays bounded.
-    let key: Vec<char> = key.chars().take(80).collect();
-    KEYS.into_iter().min_by_key(|known| edits(&key, known)).expect("there are keys")
-}
-
-/// Levenshtein distance.
-fn edits(from: &[char], to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn keys_are_the_fields_of_the_settings_and_of_a_layer() {
-        let settings = Layer { workers: Some(2), ..Layer::default() }.settings().unwrap();
+        let layer = Layer {
+            workers: Some(2),
+            public_url: Some("https://ota.example".to_owned()),
+            mirrors: Some(vec!["https://mirror.example/repo".to_owned()]),
+            dialects: Some("dialects.toml".into()),
+            ..Layer::default()
+        };
+        let settings = layer.settings().unwrap();
         let text = settings.to_toml();
 
         let written: Vec<String> = text.lines().map(|line| line.split(" = ").next().unwrap().to_owned()).collect();
@@ -355,6 +392,15 @@ mod tests {
 
         assert_eq!(written, KEYS);
         assert_eq!(read.settings().unwrap(), settings);
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused() {
+        let layer = Layer { public_url: Some("ota.example".to_owned()), ..Layer::default() };
+        assert!(matches!(layer.settings(), Err(SettingsError::Address { key: "public_url", .. })));
+
+        let layer = Layer { mirrors: Some(vec!["https://m> x".to_owned()]), ..Layer::default() };
+        assert!(matches!(layer.settings(), Err(SettingsError::Address { key: "mirrors", .. })));
     }
 
     #[test]

@@ -1,6 +1,15 @@
 //! Putting the server together.
 
-use std::{any::Any, fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    future::Future,
+    io::{self, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_web::{
     App, HttpServer,
@@ -10,16 +19,18 @@ use actix_web::{
     web,
 };
 use jiff::Timestamp;
+use relevo_dialect::{MAX_TABLE, Table, TableError};
 use socket2::SockRef;
 
 use crate::{
     catalog::{Catalog, Catalogs, Retry},
     database::{Database, DatabaseError, Downloads, chain},
+    dialects::Answers,
     encoding::Compressed,
     layout::Root,
     recent::Recent,
     routes,
-    settings::Settings,
+    settings::{Settings, SettingsError},
     telemetry,
 };
 
@@ -47,6 +58,7 @@ pub(crate) struct State {
     pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) database: Database,
     pub(crate) downloads: Downloads,
+    pub(crate) answers: Answers,
 }
 
 impl State {
@@ -93,6 +105,25 @@ pub enum BuildError {
         /// Why.
         source: io::Error,
     },
+    /// An address in the settings is none.
+    #[error("the settings cannot be used")]
+    Settings(#[from] SettingsError),
+    /// The table of dialects cannot be read.
+    #[error("could not read the dialects in {path}")]
+    ReadDialects {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The table of dialects is not right.
+    #[error("the dialects in {path} are not right")]
+    Dialects {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<TableError>,
+    },
 }
 
 impl Application {
@@ -100,9 +131,16 @@ impl Application {
     ///
     /// # Errors
     /// [`BuildError::Bind`] if the address cannot be bound. A missing repository or a broken database is no reason not
-    /// to start: pages and `/readyz` say what is wrong.
+    /// to start: pages and `/readyz` say what is wrong. The others of [`BuildError`] are about the table of dialects.
     pub async fn build(settings: Settings, clock: Clock) -> Result<Self, BuildError> {
         let root = Root::new(&settings.repository);
+        let table = settings.dialects.as_deref().map_or_else(|| Ok(Table::built_in()), read_dialects)?;
+        let site = settings.site()?;
+        if site.public.as_ref().is_none_or(|public| !public.is_https()) {
+            tracing::info!(
+                "public_url is not set to an https address: LineageOS's updater and its relatives are not answered"
+            );
+        }
         let state = web::Data::new(State {
             catalogs: Arc::new(Catalogs::new(root.clone())),
             root,
@@ -111,6 +149,7 @@ impl Application {
             recent: Recent::default(),
             database: Database::new(&settings.database),
             downloads: Downloads::default(),
+            answers: Answers::new(table, site),
         });
         let shared = state.clone();
         let bind = |source| BuildError::Bind { listen: settings.listen, source };
@@ -225,6 +264,15 @@ pub async fn migrate(settings: &Settings) -> Result<Migrated, DatabaseError> {
     };
     database.close().await;
     Ok(migrated)
+}
+
+fn read_dialects(path: &Path) -> Result<Table, BuildError> {
+    let read = |source| BuildError::ReadDialects { path: path.to_owned(), source };
+    let mut text = String::new();
+    // One byte more than a table may have, so that a longer one is noticed.
+    let file = std::fs::File::open(path).map_err(read)?;
+    file.take(MAX_TABLE as u64 + 1).read_to_string(&mut text).map_err(read)?;
+    Table::with(&text).map_err(|error| BuildError::Dialects { path: path.to_owned(), source: Box::new(error) })
 }
 
 /// Sets the limits that only the kernel can keep.

@@ -37,6 +37,7 @@ fn prints_the_settings_in_force() {
     listen = "127.0.0.1:8787"
     repository = "relevo"
     database = "relevo.db"
+    mirrors = []
     log = "info"
     log_format = "text"
     workers = 2

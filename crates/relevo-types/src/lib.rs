@@ -26,6 +26,7 @@ mod kind;
 mod length;
 mod name;
 mod sha256;
+mod spelling;
 mod target;
 
 #[cfg(feature = "manifest")]
@@ -39,4 +40,5 @@ pub use kind::{InstallKind, PackageKind, UnknownKind};
 pub use length::{BLOCK, Blocks, ByteLen, LengthError};
 pub use name::{BuildId, Channel, Codename, NameError, PartitionName, Vendor};
 pub use sha256::{Sha256, Sha256Error};
+pub use spelling::nearest;
 pub use target::TargetPath;

@@ -1,5 +1,6 @@
 //! What is answered under which path.
 
+pub(crate) mod dialects;
 pub(crate) mod health;
 pub(crate) mod index;
 pub(crate) mod repo;
@@ -18,7 +19,9 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .route("/readyz", web::route().to(health::ready))
         // A scope, since a pattern such as `/repo/{file:.*}` runs a regular expression for each poll: 9 % of its time.
         .service(web::scope("/repo").default_service(web::route().to(repo::serve)))
-        .default_service(web::to(|| async { not_found() }));
+        .service(web::scope("/get").default_service(web::route().to(dialects::redirect)))
+        // Paths of other updaters are a table, so they are found in it rather than by the framework.
+        .default_service(web::route().to(dialects::serve));
 }
 
 /// `Cache-Control` of names that never stand for other bytes.

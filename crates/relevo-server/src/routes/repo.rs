@@ -160,6 +160,11 @@ fn answer(request: &HttpRequest, state: &State, file: &RepoFile, opened: Opened)
     }
     let mut response = HttpResponse::Ok();
     describe(&mut response, file, &opened);
+    if let RepoFile::Target { path, sha256 } = file {
+        for link in state.answers.links(&path.consistent(sha256)) {
+            response.append_header((header::LINK, link));
+        }
+    }
     if verdict == Verdict::NotModified {
         return response.status(StatusCode::NOT_MODIFIED).body(());
     }

@@ -192,23 +192,27 @@ impl Drop for TestServer {
 pub(crate) struct Response {
     /// 0 if there was no answer.
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Names in lower case; several fields of one name are lines of one value.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Response {
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
             return Self { status: 0, headers: BTreeMap::new(), body: bytes.to_vec() };
         };
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines
-            .map(|line| line.split_once(':').unwrap())
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
+        let mut headers = BTreeMap::<String, String>::new();
+        for (name, value) in lines.map(|line| line.split_once(':').unwrap()) {
+            let value = value.trim();
+            headers
+                .entry(name.to_ascii_lowercase())
+                .and_modify(|known| *known = format!("{known}\n{value}"))
+                .or_insert_with(|| value.to_owned());
+        }
         Self { status, headers, body: bytes[end + 4..].to_vec() }
     }
 

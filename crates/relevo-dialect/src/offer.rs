@@ -1,0 +1,398 @@
+//! What a repository offers to updater apps that cannot read its signed metadata.
+//!
+//! These apps have no dice, know no floors and take no keys but the one that signed the zip. So they are offered less than
+//! a phone with `relevo-updater`: only zips, nothing that is rolled out to less than all, nothing that was withdrawn,
+//! nothing of a device whose role expired, and what has a floor only to who says by the build that it runs that the floor
+//! is behind it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use relevo_meta::{Ab, Custom, Trusted, TrustedDevice};
+use relevo_types::{BuildId, ByteLen, Channel, Codename, PackageKind, Sha256, TargetPath, Vendor};
+
+/// What a verified state of a repository offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offers {
+    devices: Vec<Device>,
+    /// Names that phones have for themselves, and the device that each one is.
+    names: Vec<(String, usize)>,
+    by_name: HashMap<String, usize>,
+    packages: HashMap<Sha256, TargetPath>,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its vendor.
+    pub vendor: Vendor,
+    /// Its codename.
+    pub codename: Codename,
+    /// When nobody vouches for its builds any more.
+    pub expires: Timestamp,
+    /// Its channels that hold anything, the one for who does not ask for another first.
+    pub channels: Vec<ChannelOffer>,
+    /// `ro.build.version.incremental` of every build that is known, and when it was made where that is known too.
+    sources: Vec<Source>,
+    by_source: HashMap<String, usize>,
+}
+
+/// A build that phones may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    incremental: String,
+    made: Option<Timestamp>,
+}
+
+/// A channel of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelOffer {
+    /// Its name.
+    pub channel: Channel,
+    /// `ro.lineage.releasetype` of its newest build that says one, as it stands there.
+    pub release_type: Option<String>,
+    /// Its builds with something to offer, the newest first.
+    pub builds: Vec<Build>,
+}
+
+/// A build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// Its id.
+    pub id: BuildId,
+    /// `ro.build.version.incremental`, by which phones know it; its id unless the zip says another.
+    pub incremental: String,
+    /// Its version, for people.
+    pub version: String,
+    /// The version that LineageOS's updater compares: what the build says, or the first number of [`Self::version`].
+    pub release: Option<String>,
+    /// Its release type; the channel's name where no build of the channel says one.
+    pub release_type: String,
+    /// When it was made.
+    pub made: Timestamp,
+    /// Android API level.
+    pub sdk: Option<u32>,
+    /// Security patch level.
+    pub spl: Option<jiff::civil::Date>,
+    /// Its full package.
+    pub full: Option<Package>,
+    /// Deltas that lead to it and are smaller than the full package, smallest first.
+    pub deltas: Vec<Package>,
+}
+
+/// A zip that is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Where it is in the repository.
+    pub path: TargetPath,
+    /// Its digest.
+    pub sha256: Sha256,
+    /// Its length.
+    pub length: ByteLen,
+    /// Its kind: `ab` or `block`.
+    pub kind: PackageKind,
+    /// `ro.build.version.incremental` of the build that it starts from; none for a full package.
+    pub from: Option<String>,
+    /// A build that must come first.
+    pub floor: Option<BuildId>,
+    /// `ota-property-files` of its metadata; none if they do not say.
+    pub property_files: Option<String>,
+    /// `ota-streaming-property-files`, the same.
+    pub streaming_property_files: Option<String>,
+    /// Fingerprint of the build that it makes.
+    pub fingerprint: Option<String>,
+}
+
+/// A build with what of it is for one phone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offered<'a> {
+    /// The channel.
+    pub channel: &'a ChannelOffer,
+    /// The build.
+    pub build: &'a Build,
+    /// The delta from the build that the phone says it runs.
+    pub delta: Option<&'a Package>,
+    /// The full package.
+    pub full: Option<&'a Package>,
+}
+
+/// A build that a phone says it runs, and the repository knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SourceId(usize);
+
+/// Which channels of a device are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// One that the device does not have.
+    None,
+    /// The one at this place of [`Device::channels`].
+    Channel(usize),
+    /// One for each release type, since the phone goes by those.
+    EachReleaseType,
+}
+
+impl Offers {
+    /// What a verified state offers.
+    pub fn new(trusted: &Trusted) -> Self {
+        let mut offers = Self::default();
+        for device in trusted.devices().values() {
+            let vendor = trusted.roles().get(&format!("v-{}", device.vendor));
+            let expires = vendor.map_or(device.expires, |role| role.expires.min(device.expires));
+            offers.packages.extend(
+                device
+                    .packages
+                    .iter()
+                    .filter(|package| !package.custom.withdrawn)
+                    .map(|package| (package.sha256, package.path.clone())),
+            );
+            offers.devices.push(Device::new(device, expires));
+        }
+        offers.name(trusted);
+        offers
+    }
+
+    /// The devices.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Names that phones have for themselves, with the device that each one is.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &Device)> {
+        self.names.iter().map(|(name, device)| (name.as_str(), &self.devices[*device]))
+    }
+
+    /// The place of a name among [`Self::names`], unless nobody vouches for its device any more.
+    pub fn find(&self, name: &str, now: Timestamp) -> Option<usize> {
+        let place = *self.by_name.get(name)?;
+        (self.named(place).1.expires > now).then_some(place)
+    }
+
+    /// The name at a place, and its device.
+    pub fn named(&self, place: usize) -> (&str, &Device) {
+        let (name, device) = &self.names[place];
+        (name, &self.devices[*device])
+    }
+
+    /// Whether the repository lists this file as a package that was not withdrawn.
+    pub fn has_package(&self, path: &TargetPath, sha256: &Sha256) -> bool {
+        self.packages.get(sha256) == Some(path)
+    }
+
+    /// Gives each device its codename, and the other names that its zips have for it unless another device has them too.
+    fn name(&mut self, trusted: &Trusted) {
+        let mut claims: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+        for (place, device) in trusted.devices().values().enumerate() {
+            let packages = device.packages.iter().filter_map(|package| package.custom.ab.as_ref());
+            for alias in packages.flat_map(|ab| &ab.devices).filter(|alias| Codename::parse(alias).is_ok()) {
+                claims.entry(alias).or_default().insert(place);
+            }
+        }
+        for (place, device) in self.devices.iter().enumerate() {
+            self.names.push((device.codename.to_string(), place));
+        }
+        for (alias, places) in claims {
+            let taken = self.devices.iter().any(|device| device.codename.as_str() == alias);
+            if let (false, 1, Some(place)) = (taken, places.len(), places.first()) {
+                self.names.push((alias.to_owned(), *place));
+            }
+        }
+        self.by_name = self.names.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+    }
+}
+
+impl Device {
+    fn new(device: &TrustedDevice, expires: Timestamp) -> Self {
+        let mut channels: BTreeMap<&Channel, Vec<&relevo_meta::Package>> = BTreeMap::new();
+        for package in &device.packages {
+            channels.entry(package.path.channel()).or_default().push(package);
+        }
+        let mut channels: Vec<_> =
+            channels.into_iter().map(|(channel, packages)| ChannelOffer::new(channel, &packages)).collect();
+        // Who says nothing gets the calmest channel that the device has, even while that has nothing to offer.
+        let calm = |channel: &Channel| match channel.as_str() {
+            "stable" => 0,
+            "beta" => 2,
+            "alpha" => 3,
+            "nightly" => 4,
+            _ => 1,
+        };
+        channels.sort_by(|a, b| (calm(&a.channel), &a.channel).cmp(&(calm(&b.channel), &b.channel)));
+        let (sources, by_source) = sources(device);
+        Self { vendor: device.vendor.clone(), codename: device.codename.clone(), expires, channels, sources, by_source }
+    }
+
+    /// The build that a phone says it runs.
+    pub fn source(&self, incremental: &str) -> Option<SourceId> {
+        self.by_source.get(incremental).map(|place| SourceId(*place))
+    }
+
+    /// The channel of a name.
+    pub fn channel(&self, name: &str) -> Wanted {
+        let place = self.channels.iter().position(|offer| offer.channel.as_str() == name);
+        place.map_or(Wanted::None, Wanted::Channel)
+    }
+
+    /// The channel for phones of a release type: the one of that name, else the first whose builds are of that type.
+    pub fn release_type(&self, text: &str) -> Wanted {
+        let named = self.channels.iter().position(|offer| offer.channel.as_str().eq_ignore_ascii_case(text));
+        let typed = || self.channels.iter().position(|offer| offer.release_type().eq_ignore_ascii_case(text));
+        named.or_else(typed).map_or(Wanted::None, Wanted::Channel)
+    }
+
+    /// The channel for who does not ask for one.
+    pub fn first(&self) -> Wanted {
+        if self.channels.is_empty() { Wanted::None } else { Wanted::Channel(0) }
+    }
+
+    /// What of the device is for a phone, the newest build first.
+    pub fn offered(&self, wanted: Wanted, source: Option<SourceId>) -> Vec<Offered<'_>> {
+        let channels: Vec<&ChannelOffer> = match wanted {
+            Wanted::None => Vec::new(),
+            Wanted::Channel(place) => self.channels.get(place).into_iter().collect(),
+            Wanted::EachReleaseType => {
+                let same = |a: &ChannelOffer, b: &ChannelOffer| a.release_type().eq_ignore_ascii_case(b.release_type());
+                let first = |place: usize| !self.channels[..place].iter().any(|one| same(one, &self.channels[place]));
+                (0..self.channels.len()).filter(|&place| first(place)).map(|place| &self.channels[place]).collect()
+            }
+        };
+        let source = source.and_then(|id| self.sources.get(id.0));
+        let mut offered: Vec<Offered<'_>> = channels
+            .iter()
+            .flat_map(|&channel| channel.builds.iter().map(move |build| (channel, build)))
+            .filter_map(|(channel, build)| {
+                let starts_here = |package: &&Package| {
+                    source.is_some_and(|source| package.from.as_ref() == Some(&source.incremental))
+                };
+                let delta = build.deltas.iter().find(|delta| starts_here(delta) && self.is_above(delta, source));
+                let full = build.full.as_ref().filter(|full| self.is_above(full, source));
+                (delta.is_some() || full.is_some()).then_some(Offered { channel, build, delta, full })
+            })
+            .collect();
+        offered.sort_by_key(|offered| std::cmp::Reverse(offered.build.made));
+        offered
+    }
+
+    /// Whether the floor of a package is behind a phone that runs `source`. Nobody knows that of a phone that does not say.
+    fn is_above(&self, package: &Package, source: Option<&Source>) -> bool {
+        let Some(floor) = &package.floor else { return true };
+        let made = |incremental: &str| self.by_source.get(incremental).and_then(|place| self.sources[*place].made);
+        source.is_some_and(|source| {
+            source.incremental == floor.as_str()
+                || source.made.zip(made(floor.as_str())).is_some_and(|(source, floor)| source >= floor)
+        })
+    }
+}
+
+impl ChannelOffer {
+    fn new(channel: &Channel, packages: &[&relevo_meta::Package]) -> Self {
+        let mut builds: BTreeMap<&BuildId, Vec<&relevo_meta::Package>> = BTreeMap::new();
+        for package in packages {
+            builds.entry(&package.custom.to).or_default().push(package);
+        }
+        // Also of what is not offered: a withdrawn build says as well what the phones of the channel ask with.
+        let release_type = packages
+            .iter()
+            .filter_map(|package| Some((package.custom.timestamp, package.custom.ab.as_ref()?.release_type.clone()?)))
+            .max()
+            .map(|(_, text)| text);
+        let mut builds: Vec<Build> = builds
+            .into_iter()
+            .filter_map(|(id, packages)| Build::new(id, &packages, release_type.as_deref().unwrap_or(channel.as_str())))
+            .collect();
+        builds.sort_by(|a, b| (b.made, &b.id).cmp(&(a.made, &a.id)));
+        Self { channel: channel.clone(), release_type, builds }
+    }
+
+    /// The release type that phones of the channel ask with.
+    pub fn release_type(&self) -> &str {
+        self.release_type.as_deref().unwrap_or(self.channel.as_str())
+    }
+}
+
+impl Build {
+    /// `None` if nothing of it is offered.
+    fn new(id: &BuildId, packages: &[&relevo_meta::Package], release_type: &str) -> Option<Self> {
+        let mut offered: Vec<Package> = packages.iter().filter_map(|package| Package::new(package)).collect();
+        offered.sort_by(|a, b| (a.kind, a.length, &a.path).cmp(&(b.kind, b.length, &b.path)));
+        let place = offered.iter().position(|package| package.from.is_none());
+        let full = place.map(|place| offered.remove(place));
+        offered
+            .retain(|package| package.from.is_some() && full.as_ref().is_none_or(|full| package.length < full.length));
+        if full.is_none() && offered.is_empty() {
+            return None;
+        }
+        // Packages of one build should agree. Where they do not, the earliest date counts, as it does on phones of ours.
+        let any = |read: &dyn Fn(&Custom) -> Option<String>| packages.iter().find_map(|package| read(&package.custom));
+        let of_ab =
+            |read: fn(&Ab) -> &Option<String>| any(&|custom| custom.ab.as_ref().and_then(|ab| read(ab).clone()));
+        let version = any(&|custom| Some(custom.version.clone())).unwrap_or_else(|| id.to_string());
+        Some(Self {
+            incremental: of_ab(|ab| &ab.incremental).unwrap_or_else(|| id.to_string()),
+            release: of_ab(|ab| &ab.lineage_version).or_else(|| first_number(&version)),
+            release_type: of_ab(|ab| &ab.release_type).unwrap_or_else(|| release_type.to_owned()),
+            made: packages.iter().map(|package| package.custom.timestamp).min()?,
+            sdk: packages.iter().find_map(|package| package.custom.sdk),
+            spl: packages.iter().find_map(|package| package.custom.spl),
+            id: id.clone(),
+            version,
+            full,
+            deltas: offered,
+        })
+    }
+}
+
+impl Package {
+    /// `None` if it is not offered to apps of this kind.
+    fn new(package: &relevo_meta::Package) -> Option<Self> {
+        let custom = &package.custom;
+        if custom.kind == PackageKind::Native || custom.withdrawn || custom.rollout < 100 {
+            return None;
+        }
+        let ab = custom.ab.as_ref();
+        let line = |text: fn(&Ab) -> &String| ab.map(text).filter(|text| !text.trim().is_empty()).cloned();
+        Some(Self {
+            path: package.path.clone(),
+            sha256: package.sha256,
+            length: package.length,
+            kind: custom.kind,
+            from: source_of(custom),
+            floor: custom.floor.clone(),
+            property_files: line(|ab| &ab.property_files),
+            streaming_property_files: line(|ab| &ab.streaming_property_files),
+            fingerprint: ab.and_then(|ab| ab.fingerprint.clone()),
+        })
+    }
+}
+
+/// `ro.build.version.incremental` of the build that a package starts from; none for a full package.
+fn source_of(custom: &Custom) -> Option<String> {
+    let from = custom.from.as_ref()?;
+    let said = custom.ab.as_ref().and_then(|ab| ab.from_incremental.clone());
+    Some(said.unwrap_or_else(|| from.to_string()))
+}
+
+/// All builds that packages of a device name, from or to, offered or not.
+fn sources(device: &TrustedDevice) -> (Vec<Source>, HashMap<String, usize>) {
+    let mut known: BTreeMap<String, Option<Timestamp>> = BTreeMap::new();
+    for package in &device.packages {
+        let custom = &package.custom;
+        if let Some(from) = source_of(custom) {
+            known.entry(from).or_default();
+        }
+        let said = custom.ab.as_ref().and_then(|ab| ab.incremental.clone());
+        // Floors are named by the build's id, phones know the other: mostly they are the same.
+        for name in [Some(custom.to.to_string()), said].into_iter().flatten() {
+            let made = known.entry(name).or_default();
+            *made = Some(made.map_or(custom.timestamp, |made| made.min(custom.timestamp)));
+        }
+    }
+    let by_name = known.keys().cloned().zip(0..).collect();
+    (known.into_iter().map(|(incremental, made)| Source { incremental, made }).collect(), by_name)
+}
+
+/// The first number with or without points in a text: `22.2` of `LineageOS 22.2-20250505`.
+fn first_number(text: &str) -> Option<String> {
+    let start = text.find(|c: char| c.is_ascii_digit())?;
+    let number: String = text[start..].chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    Some(number.trim_end_matches('.').to_owned())
+}
