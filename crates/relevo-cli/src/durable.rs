@@ -40,8 +40,12 @@ impl Aside {
     /// Name of the file in it whose lock holds it.
     const LOCK: &str = ".lock";
 
-    /// For a file, in the same directory.
+    /// For a file, in the same directory. A directory cannot become one, which is better said before the work than after it.
     pub(crate) fn beside(out: &Path) -> Result<Self, CliError> {
+        if out.is_dir() {
+            let source = io::ErrorKind::IsADirectory.into();
+            return Err(CliError::Write { path: out.into(), source });
+        }
         // Of the name's digest, since a name may be as long as names can be.
         let digest = sha2::Sha256::digest(out.file_name().unwrap_or_default().as_bytes());
         let digest = Sha256::new(digest.into()).to_string();

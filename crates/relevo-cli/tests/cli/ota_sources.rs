@@ -109,6 +109,23 @@ fn what_is_no_build_is_refused_by_name() {
     assert!(!machine.path("x.rvp").exists());
 }
 
+#[test]
+fn a_file_cannot_replace_a_directory() {
+    let machine = Machine::new();
+    let [old, new] = builds();
+    let (old, new) = (machine.images("old", &old), machine.images("new", &new));
+    for (out, options) in [("x.rvp", &[][..]), ("x.bin", &["--unsigned", "--minor", "9"])] {
+        fs::create_dir(machine.path(out)).unwrap();
+        let path = machine.text(out);
+
+        let args = ["ota", "diff", &old, &new, "--out", &path].into_iter().chain(options.iter().copied());
+        let run = machine.run(args).expect(1);
+
+        assert!(run.err.contains(out) && run.err.contains("is a directory"), "{}", run.err);
+        assert!(!machine.path("x.properties.txt").exists());
+    }
+}
+
 /// Names in a directory that begin as those of unfinished things do, and what lies in them.
 fn unfinished(machine: &Machine, dir: &str) -> (usize, usize) {
     let entries = fs::read_dir(machine.path(dir)).into_iter().flatten().flatten();
