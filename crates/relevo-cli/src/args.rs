@@ -126,10 +126,10 @@ pub enum Device {
         /// Which device
         codename: Codename,
     },
-    /// Check manifests, of this directory or any files
+    /// Check manifests, of this directory or any files: mistakes, contradictions, and what two of them claim
     Check {
-        /// Codenames, or files ending in .toml [default: all devices of the directory]
-        #[arg(value_name = "CODENAME|FILE")]
+        /// Codenames, files ending in .toml, or directories of such [default: all devices of the directory]
+        #[arg(value_name = "CODENAME|FILE|DIR")]
         manifests: Vec<String>,
     },
 }

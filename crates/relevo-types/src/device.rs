@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::{ByteLen, Channel, Codename, InstallKind, PartitionName, Vendor};
+use crate::{
+    ByteLen, Channel, Codename, InstallKind, PartitionName, Vendor,
+    device_people::{Buttons, Firmware, Hardware, Links, Recovery, Variant},
+};
 
 /// Longest manifest that we read, in bytes; the longest of ours is under 5 KiB, guides in eight languages add 20.
 pub const MAX_MANIFEST: ByteLen = ByteLen::kib(128);
@@ -45,11 +48,11 @@ pub struct DeviceManifest {
     pub vendor: Vendor,
     /// How it installs updates.
     pub kind: InstallKind,
-    /// Names that it was sold under: `Redmi Note 8`.
+    /// Names that it was sold under, those of the variants too: `Redmi Note 8`.
     pub names: Vec<String>,
-    /// Model numbers (`ro.product.model`): `M2012K11AG`.
+    /// Model numbers (`ro.product.model`, or as printed on it), those of the variants too: `M2012K11AG`.
     pub models: Vec<String>,
-    /// Other codenames that the same builds install on: `willow`.
+    /// Other codenames that the same builds install on, those of the variants too: `willow`.
     pub aliases: Vec<Codename>,
     /// Channels that builds are published to; never empty. Default: `stable`.
     pub channels: Vec<Channel>,
@@ -64,6 +67,21 @@ pub struct DeviceManifest {
     /// What update_engine on the device understands; for kind `ab` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<PayloadFacts>,
+    /// What is inside, for people who look for their device.
+    #[serde(skip_serializing_if = "Hardware::is_empty")]
+    pub hardware: Hardware,
+    /// Where it is described, and where the source code of its builds is.
+    #[serde(skip_serializing_if = "Links::is_empty")]
+    pub links: Links,
+    /// Firmware of the maker that builds need.
+    #[serde(skip_serializing_if = "Firmware::is_empty")]
+    pub firmware: Firmware,
+    /// What is held down, with the device off, to get into its modes.
+    #[serde(skip_serializing_if = "Buttons::is_empty")]
+    pub buttons: Buttons,
+    /// Where its recovery is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
     /// How the bootloader is unlocked.
     #[serde(skip_serializing_if = "Guide::is_empty")]
     pub unlock: Guide,
@@ -75,6 +93,9 @@ pub struct DeviceManifest {
     /// How a build is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<BuildRecipe>,
+    /// The members of the family, where the same builds run on several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
 }
 
 /// One partition of a device.
@@ -142,9 +163,12 @@ pub struct PayloadFacts {
     pub minor_versions: Vec<u32>,
 }
 
-/// Steps for people, per language, or a page that has them.
+/// Steps for people, per language, or where they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Guide {
+    /// Ids of the guides that hold for this device, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guides: Vec<String>,
     /// A page with the steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
@@ -154,9 +178,9 @@ pub struct Guide {
 }
 
 impl Guide {
-    /// Neither a link nor steps.
+    /// Says nothing.
     pub fn is_empty(&self) -> bool {
-        self.link.is_none() && self.steps.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -219,10 +243,16 @@ impl DeviceManifest {
             dynamic: None,
             virtual_ab: None,
             payload: None,
+            hardware: Hardware::default(),
+            links: Links::default(),
+            firmware: Firmware::default(),
+            buttons: Buttons::default(),
+            recovery: None,
             unlock: Guide::default(),
             install: Guide::default(),
             deltas: DeltaPolicy::default(),
             build: None,
+            variants: Vec::new(),
         }
     }
 

@@ -21,9 +21,15 @@
 #[cfg(feature = "manifest")]
 mod device;
 #[cfg(feature = "manifest")]
+mod device_check;
+#[cfg(feature = "manifest")]
+mod device_people;
+#[cfg(feature = "manifest")]
 mod device_toml;
 mod kind;
 mod length;
+#[cfg(feature = "manifest")]
+mod manifest_reader;
 mod name;
 mod sha256;
 mod spelling;
@@ -35,9 +41,13 @@ pub use device::{
     PayloadFacts, VirtualAb,
 };
 #[cfg(feature = "manifest")]
-pub use device_toml::{ManifestError, ManifestProblem};
+pub use device_check::{Clash, Examined, clashes};
+#[cfg(feature = "manifest")]
+pub use device_people::{Architecture, Button, Buttons, Firmware, Hardware, Links, Recovery, RecoveryStart, Variant};
 pub use kind::{InstallKind, PackageKind, UnknownKind};
 pub use length::{BLOCK, Blocks, ByteLen, LengthError};
+#[cfg(feature = "manifest")]
+pub use manifest_reader::{ManifestError, ManifestProblem};
 pub use name::{BuildId, Channel, Codename, NameError, PartitionName, Vendor};
 pub use sha256::{Sha256, Sha256Error};
 pub use spelling::nearest;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use relevo_meta::Trusted;
 use relevo_repo::{RepoError, RoleKeys, Signers};
-use relevo_types::{Codename, DeviceManifest, InstallKind, MAX_MANIFEST, ManifestProblem, TargetPath, Vendor};
+use relevo_types::{Codename, DeviceManifest, InstallKind, MAX_MANIFEST, TargetPath, Variant, Vendor};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -277,6 +277,14 @@ pub(crate) fn show(session: &Session<'_>, codename: &Codename) -> anyhow::Result
     Ok(Answer::new(&shown).text(description(&shown)))
 }
 
+/// `Redmi Note 9S, curtana, M2003J6A1G, Global`.
+fn variant_line(variant: &Variant) -> String {
+    let mut words = vec![variant.name.clone()];
+    words.extend(variant.codename.as_ref().map(ToString::to_string));
+    words.extend(variant.models.iter().chain(&variant.markets).cloned());
+    words.join(", ")
+}
+
 fn description(shown: &Shown) -> String {
     let manifest = &shown.manifest;
     let mut text = String::new();
@@ -285,6 +293,18 @@ fn description(shown: &Shown) -> String {
     };
     line("device", format!("{}, {}, kind {}", shown.device, manifest.vendor, manifest.kind));
     line("names", or_none(&manifest.names));
+    if !manifest.models.is_empty() {
+        line("models", or_none(&manifest.models));
+    }
+    for variant in &manifest.variants {
+        line("variant", variant_line(variant));
+    }
+    if let Some(soc) = &manifest.hardware.soc {
+        line("soc", soc.clone());
+    }
+    if let Some(link) = &manifest.links.wiki {
+        line("wiki", link.clone());
+    }
     let channels: Vec<_> = manifest.channels.iter().map(ToString::to_string).collect();
     line("channels", channels.join(", "));
     let partitions: Vec<_> = manifest.partitions.keys().map(ToString::to_string).collect();
@@ -301,79 +321,4 @@ fn description(shown: &Shown) -> String {
         line("pending", path.to_string());
     }
     text
-}
-
-/// One manifest that was checked.
-#[derive(Debug, Serialize)]
-struct Checked {
-    file: String,
-    /// None if the file could not be read that far.
-    device: Option<Codename>,
-    problems: Vec<Problem>,
-}
-
-#[derive(Debug, Serialize)]
-struct Problem {
-    /// Line in the file; none if it is about the whole of it.
-    line: Option<usize>,
-    message: String,
-}
-
-pub(crate) fn check(session: &Session<'_>, manifests: &[String]) -> anyhow::Result<Answer> {
-    let is_file = |text: &String| text.ends_with(".toml");
-    let mut files = Vec::new();
-    if manifests.is_empty() || !manifests.iter().all(is_file) {
-        let home = Home::open(&session.dir)?;
-        if manifests.is_empty() {
-            files.extend(home.devices()?.iter().map(|codename| home.manifest_path(codename)));
-        }
-        for text in manifests.iter().filter(|text| !is_file(text)) {
-            let path = Codename::parse(text).map(|codename| home.manifest_path(&codename));
-            files.push(
-                path.ok().filter(|path| path.exists()).ok_or_else(|| CliError::NoManifest { text: text.clone() })?,
-            );
-        }
-    }
-    files.extend(manifests.iter().filter(|text| is_file(text)).map(Into::into));
-
-    let mut checked = Vec::new();
-    for path in &files {
-        checked.push(check_one(session, path)?);
-    }
-    let problems: usize = checked.iter().map(|checked| checked.problems.len()).sum();
-    let mut text = String::new();
-    for checked in &checked {
-        if checked.problems.is_empty() {
-            let _ = writeln!(text, "{}: fine", checked.file);
-        }
-        for problem in &checked.problems {
-            let _ = writeln!(text, "{}: {}", checked.file, problem.message);
-        }
-    }
-    if checked.is_empty() {
-        text.push_str("no devices\n");
-    }
-    let answer = Answer::new(&serde_json::json!({ "manifests": checked })).text(text);
-    if problems > 0 { Err(answer.failed(problems)) } else { Ok(answer) }
-}
-
-fn check_one(session: &Session<'_>, path: &Path) -> Result<Checked, CliError> {
-    let missing = || CliError::Read { path: path.into(), source: std::io::ErrorKind::NotFound.into() };
-    let text = read_text(path, MAX_MANIFEST.get())?.ok_or_else(missing)?;
-    let file = path.display().to_string();
-    match DeviceManifest::parse(&text) {
-        Ok(manifest) => {
-            if path.file_stem().is_none_or(|stem| stem != manifest.codename.as_str()) {
-                session.warn(format!("{file} is the manifest of {0}; name it {0}.toml", manifest.codename));
-            }
-            Ok(Checked { file, device: Some(manifest.codename), problems: Vec::new() })
-        }
-        Err(error) => {
-            let problem = |problem: &ManifestProblem| Problem {
-                line: Some(problem.line()).filter(|&line| line > 0),
-                message: problem.to_string(),
-            };
-            Ok(Checked { file, device: None, problems: error.problems.iter().map(problem).collect() })
-        }
-    }
 }

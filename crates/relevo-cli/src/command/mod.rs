@@ -5,6 +5,7 @@ pub(crate) mod ab_diff;
 pub(crate) mod ab_sign;
 pub(crate) mod delta;
 pub(crate) mod device;
+pub(crate) mod device_check;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod init;

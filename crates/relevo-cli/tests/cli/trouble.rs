@@ -65,6 +65,56 @@ fn manifests_of_the_project_can_be_added() {
 }
 
 #[test]
+fn a_directory_of_manifests_is_checked_as_a_whole() {
+    let machine = Machine::with_device();
+    let dir = machine.path("manifests");
+    fs::create_dir(&dir).unwrap();
+    let alioth = "codename = \"alioth\"\nvendor = \"xiaomi\"\nkind = \"ab\"\nmodels = [\"M2012K11AG\"]\n\
+                  [dynamic]\nsize = \"2 GiB\"\ngroups = { main = \"1 GiB\" }\n[partitions]\nsystem = {}\n";
+    fs::write(dir.join("alioth.toml"), alioth).unwrap();
+    let munch = "codename = \"munch\"\nvendor = \"xiaomi\"\nkind = \"ab\"\naliases = [\"alioth\"]\n\
+                 [[variants]]\nname = \"POCO F4\"\nmodels = [\"M2012K11AG\"]\n";
+    fs::write(dir.join("poco.toml"), munch).unwrap();
+    fs::write(dir.join("README"), "no manifest").unwrap();
+    fs::create_dir(dir.join("more.toml")).unwrap();
+    let dir = machine.text("manifests");
+
+    let run = machine.run(["device", "check", &dir]).expect(1);
+    // By the codename of the maintainer's own, and one that lies in the directory too.
+    let json =
+        machine.at_desk(["device", "check", "ginkgo", &dir, &format!("{dir}/alioth.toml"), "--json"]).expect(1).json();
+
+    insta::assert_snapshot!(machine.masked_paths(&format!("{}\n{}", run.out, run.err)));
+    assert_eq!(json["manifests"].as_array().unwrap().len(), 3);
+    let empty = machine.path("empty");
+    fs::create_dir(&empty).unwrap();
+    assert_eq!(machine.run(["device", "check", &machine.text("empty")]).expect(0).out, "no devices\n");
+}
+
+#[test]
+fn the_members_of_a_family_are_shown() {
+    let machine = Machine::new();
+    machine.run(["init", &machine.text("desk"), "--key-cost", "low"]).expect(0);
+    let text = "codename = \"miatoll\"\nvendor = \"xiaomi\"\nkind = \"block\"\n\
+                hardware = { soc = \"Qualcomm SM7125 Snapdragon 720G\" }\n\
+                buttons = { bootloader = [\"volume-down\", \"power\"] }\n\
+                [[variants]]\nname = \"Redmi Note 9S\"\ncodename = \"curtana\"\n\
+                models = [\"M2003J6A1G\", \"M2003J6A1R\"]\n\
+                [[variants]]\nname = \"Redmi Note 9 Pro\"\ncodename = \"joyeuse\"\nmarkets = [\"Global\"]\n";
+    fs::write(machine.path("miatoll.toml"), text).unwrap();
+    machine.at_desk(["device", "add", "miatoll", "--manifest", &machine.text("miatoll.toml")]).expect(0);
+
+    let text = machine.at_desk(["device", "show", "miatoll"]).expect(0).out;
+    let json = machine.at_desk(["device", "show", "miatoll", "--json"]).expect(0).json();
+
+    assert!(text.contains("variant     Redmi Note 9S, curtana, M2003J6A1G, M2003J6A1R\n"), "{text}");
+    assert!(text.contains("soc         Qualcomm SM7125 Snapdragon 720G\n"), "{text}");
+    assert_eq!(json["manifest"]["variants"][0]["codename"], "curtana");
+    assert_eq!(json["manifest"]["buttons"]["bootloader"], json!(["volume-down", "power"]));
+    assert!(json["manifest"]["aliases"].as_array().unwrap().contains(&json!("joyeuse")));
+}
+
+#[test]
 fn a_vendor_whose_key_is_elsewhere_is_not_taken_over() {
     let machine = Machine::with_device();
     for name in ["v-xiaomi.key", "v-xiaomi.pub"] {
