@@ -5,19 +5,45 @@ use serde_json::Value;
 
 use crate::{
     offer::{Device, Offered, Offers, Package, SourceId, Wanted},
+    page::Page,
+    pattern::Captures,
     shape::{Field, Fields},
     site::Site,
-    table::{Dialect, Question},
+    table::Dialect,
 };
 
 /// All that an answer depends on. Two questions with the same key have the same answer, for the same offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    dialect: usize,
+    what: KeyWhat,
     /// Place of the name among [`Offers::names`]; none for a device that nobody knows.
     name: Option<usize>,
     wanted: Wanted,
     source: Option<SourceId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum KeyWhat {
+    Dialect(usize),
+    Page(Page),
+}
+
+/// What a path asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question<'t, 'p> {
+    /// Whose words it is in.
+    pub what: What<'t>,
+    /// What the path says.
+    pub captures: Captures<'p>,
+}
+
+/// Whose words a question is in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum What<'t> {
+    /// A dialect of the table, and its place there.
+    Dialect(usize, &'t Dialect),
+    /// One that is more than a path and a shape.
+    Page(Page),
 }
 
 /// Why there is no answer.
@@ -42,21 +68,40 @@ impl Question<'_, '_> {
             match (captures.channel.as_deref(), captures.release_type.as_deref()) {
                 (Some(channel), _) => device.channel(channel),
                 (None, Some(text)) => device.release_type(text),
-                (None, None) if self.dialect.each_type => Wanted::EachReleaseType,
+                (None, None) if self.wants_each_type() => Wanted::EachReleaseType,
                 (None, None) => device.first(),
             }
         });
         let source = captures.incremental.as_deref();
         let source = device.and_then(|device| device.source(source?));
-        Key { dialect: self.place, name, wanted, source }
+        let what = match self.what {
+            What::Dialect(place, _) => KeyWhat::Dialect(place),
+            What::Page(page) => KeyWhat::Page(page),
+        };
+        Key { what, name, wanted, source }
     }
 
-    /// The answer as JSON.
+    /// The answer's bytes.
     ///
     /// # Errors
     /// [`NoAnswer`] if a status says it better.
     pub fn answer(&self, key: &Key, offers: &Offers, site: &Site) -> Result<Vec<u8>, NoAnswer> {
-        render(self.dialect, key, offers, site)
+        match self.what {
+            What::Dialect(_, dialect) => render(dialect, key, offers, site),
+            What::Page(page) => page.answer(key.name, key.wanted, offers),
+        }
+    }
+
+    /// What the answer is.
+    pub fn content_type(&self) -> &'static str {
+        match self.what {
+            What::Dialect(..) => "application/json",
+            What::Page(page) => page.content_type(),
+        }
+    }
+
+    fn wants_each_type(&self) -> bool {
+        matches!(self.what, What::Dialect(_, dialect) if dialect.each_type)
     }
 }
 

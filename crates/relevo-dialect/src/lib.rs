@@ -26,14 +26,16 @@
 
 mod answer;
 mod offer;
+mod page;
 mod pattern;
 mod shape;
 mod site;
 mod table;
 
-pub use answer::{Key, NoAnswer};
+pub use answer::{Key, NoAnswer, Question, What};
 pub use offer::{Build, ChannelOffer, Device, Offered, Offers, Package, SourceId, Wanted};
+pub use page::Page;
 pub use pattern::{Captures, Parts, Pattern, PatternError};
 pub use shape::{Field, ShapeError};
 pub use site::{BaseUrl, BaseUrlError, Site};
-pub use table::{Dialect, MAX_TABLE, Question, Table, TableError};
+pub use table::{Dialect, MAX_TABLE, Table, TableError};

@@ -226,6 +226,31 @@ impl Device {
         self.by_source.get(incremental).map(|place| SourceId(*place))
     }
 
+    /// The release types that its phones ask with, in lower case, each once.
+    pub fn release_types(&self) -> Vec<String> {
+        let mut types: Vec<String> = Vec::new();
+        for channel in &self.channels {
+            let text = channel.release_type().to_ascii_lowercase();
+            if !types.contains(&text) {
+                types.push(text);
+            }
+        }
+        types
+    }
+
+    /// Versions of what it offers, the newest build's first, each once.
+    pub fn releases(&self) -> Vec<&str> {
+        let mut builds: Vec<&Build> = self.channels.iter().flat_map(|channel| &channel.builds).collect();
+        builds.sort_by_key(|build| std::cmp::Reverse(build.made));
+        let mut releases = Vec::new();
+        for release in builds.iter().filter_map(|build| build.release.as_deref()) {
+            if !releases.contains(&release) {
+                releases.push(release);
+            }
+        }
+        releases
+    }
+
     /// The channel of a name.
     pub fn channel(&self, name: &str) -> Wanted {
         let place = self.channels.iter().position(|offer| offer.channel.as_str() == name);

@@ -4,7 +4,9 @@ use relevo_types::nearest;
 use serde::Deserialize;
 
 use crate::{
-    pattern::{Captures, Parts, Pattern, PatternError},
+    answer::{Question, What},
+    page,
+    pattern::{Parts, Pattern, PatternError},
     shape::{Shape, ShapeError},
 };
 
@@ -23,6 +25,8 @@ const BUILT_IN: &str = include_str!("dialects.toml");
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     dialects: Vec<Dialect>,
+    /// How many of them come before the pages that are no table's.
+    own: usize,
 }
 
 /// One dialect.
@@ -132,17 +136,6 @@ struct RawDialect {
     item: toml::Value,
 }
 
-/// What a path asks.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Question<'t, 'p> {
-    /// The dialect's place in the table.
-    pub place: usize,
-    /// The dialect.
-    pub dialect: &'t Dialect,
-    /// What the path says.
-    pub captures: Captures<'p>,
-}
-
 impl Table {
     /// The dialects that are known without anybody's help.
     ///
@@ -158,6 +151,7 @@ impl Table {
     /// [`TableError`], naming the dialect and what is wrong with it.
     pub fn with(text: &str) -> Result<Self, TableError> {
         let mut table = Self::parse(text)?;
+        table.own = table.dialects.len();
         table.dialects.extend(Self::built_in().dialects);
         Ok(table)
     }
@@ -174,7 +168,7 @@ impl Table {
         if raw.dialect.len() > MAX_DIALECTS {
             return Err(TableError::TooMany(raw.dialect.len()));
         }
-        Ok(Self { dialects: raw.dialect.into_iter().map(Dialect::new).collect::<Result<_, _>>()? })
+        Ok(Self { dialects: raw.dialect.into_iter().map(Dialect::new).collect::<Result<_, _>>()?, own: 0 })
     }
 
     /// The dialects.
@@ -182,13 +176,18 @@ impl Table {
         &self.dialects
     }
 
-    /// What a path asks, by the first pattern that it is of.
+    /// What a path asks: by the first pattern that it is of, the operator's own before ours.
     pub fn find<'t, 'p>(&'t self, path: &Parts<'p>) -> Option<Question<'t, 'p>> {
-        self.dialects.iter().enumerate().find_map(|(place, dialect)| {
-            let captures = dialect.paths.iter().find_map(|pattern| pattern.captures(path))?;
-            Some(Question { place, dialect, captures })
-        })
+        let (own, built_in) = self.dialects.split_at(self.own);
+        find(own, 0, path).or_else(|| page::find(path)).or_else(|| find(built_in, self.own, path))
     }
+}
+
+fn find<'t, 'p>(dialects: &'t [Dialect], first: usize, path: &Parts<'p>) -> Option<Question<'t, 'p>> {
+    dialects.iter().zip(first..).find_map(|(dialect, place)| {
+        let captures = dialect.paths.iter().find_map(|pattern| pattern.captures(path))?;
+        Some(Question { what: What::Dialect(place, dialect), captures })
+    })
 }
 
 impl Dialect {
@@ -239,11 +238,13 @@ mod tests {
         let own = LEAST.replace("/{device}", "/api/v1/{device}/{type}/{incr}");
         let table = Table::with(&own).unwrap();
 
-        let found = table.find(&Parts::new("/api/v1/ginkgo/nightly/7").unwrap()).unwrap();
-        let other = table.find(&Parts::new("/api/v1/ginkgo/nightly").unwrap()).unwrap();
+        let name = |path| match table.find(&Parts::new(path).unwrap()).unwrap().what {
+            What::Dialect(place, dialect) => (place, dialect.name.as_str()),
+            What::Page(page) => panic!("{page:?}"),
+        };
 
-        assert_eq!((&*found.dialect.name, found.place), ("a", 0));
-        assert_eq!(&*other.dialect.name, "lineage-v1");
+        assert_eq!(name("/api/v1/ginkgo/nightly/7"), (0, "a"));
+        assert_eq!(name("/api/v1/ginkgo/nightly"), (1, "lineage-v1"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> Http
     let Some(catalog) = state.catalogs.last() else { return unverified() };
     let key = question.key(&catalog.offers, (state.clock)());
     match state.answers.get(&question, key, &catalog) {
-        Ok(answer) => send(&request, &state, &answer, "application/json"),
+        Ok(answer) => send(&request, &state, &answer, question.content_type()),
         Err(error) => refused(error),
     }
 }

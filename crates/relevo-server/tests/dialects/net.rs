@@ -32,6 +32,11 @@ impl Network {
 
     /// GET without following redirects.
     pub(crate) fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response, Unreachable> {
+        self.get_at_most(url, headers, u64::MAX)
+    }
+
+    /// GET on a connection that breaks after so many bytes.
+    pub(crate) fn get_at_most(&self, url: &str, headers: &[(&str, &str)], most: u64) -> Result<Response, Unreachable> {
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).expect("a URL");
         let (host, path) = rest.split_once('/').expect("a path");
         let address = self.hosts.get(host).ok_or(Unreachable)?;
@@ -44,7 +49,7 @@ impl Network {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         stream.write_all(request.as_bytes()).map_err(|_| Unreachable)?;
         let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).map_err(|_| Unreachable)?;
+        stream.take(most).read_to_end(&mut bytes).map_err(|_| Unreachable)?;
         Ok(Response::parse(&bytes))
     }
 
@@ -61,4 +66,27 @@ impl Network {
         }
         Err(Unreachable)
     }
+}
+
+/// Retries that update_engine has for one attempt.
+const MAX_RETRIES: u32 = 20;
+
+/// update_engine as an HTTP client: a payload at an offset of a file, over connections that break after each kilobyte.
+///
+/// # Source
+/// `LineageOS/android_system_update_engine`, `libcurl_http_fetcher.cc`: redirects within the scheme, ten at most; a range
+/// has to be answered with 206; a first answer that is an error ends it; what is missing is asked for by range again.
+pub(crate) fn update_engine(network: &Network, url: &str, offset: u64, size: u64) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for retry in 0..=MAX_RETRIES {
+        let (first, last) = (offset + payload.len() as u64, offset + size - 1);
+        let range = format!("bytes={first}-{last}");
+        let response = network.get_at_most(url, &[("Range", &range)], 1_024).expect("the server answers");
+        assert_eq!(response.status, 206, "retry {retry} of {url}");
+        payload.extend_from_slice(&response.body);
+        if payload.len() as u64 == size {
+            return payload;
+        }
+    }
+    panic!("update_engine gives up after {MAX_RETRIES} retries");
 }

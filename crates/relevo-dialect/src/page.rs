@@ -1,0 +1,84 @@
+//! Answers that are more than a path and a shape of JSON.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde_json::{Value, json};
+
+use crate::{
+    answer::{NoAnswer, Question, What},
+    offer::{Offers, Wanted},
+    pattern::{Captures, Parts},
+};
+
+/// Which answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Page {
+    /// `/api/v1/types/{device}`: the release types of a device.
+    Types,
+    /// `/api/v1/devices`: devices by version.
+    Devices,
+    /// `/api/v2/oems`: devices by vendor.
+    Oems,
+    /// `/api/v2/devices/{device}`: one device.
+    Device,
+}
+
+/// The page of a path.
+pub(crate) fn find<'t, 'p>(path: &Parts<'p>) -> Option<Question<'t, 'p>> {
+    let page = |page, device: &'p str| {
+        let captures = Captures { device: Cow::Borrowed(device), ..Captures::default() };
+        Some(Question { what: What::Page(page), captures })
+    };
+    match path.as_slice() {
+        ["api", "v1", "types", device] => page(Page::Types, device),
+        ["api", "v1", "devices"] => page(Page::Devices, ""),
+        ["api", "v2", "oems"] => page(Page::Oems, ""),
+        ["api", "v2", "devices", device] => page(Page::Device, device),
+        _ => None,
+    }
+}
+
+impl Page {
+    pub(crate) fn content_type(self) -> &'static str {
+        "application/json"
+    }
+
+    /// # Source
+    /// `lineageos-infra/updater`, `api_v1.py` and `api_v2.py`, for the shapes of the first four.
+    pub(crate) fn answer(self, name: Option<usize>, _wanted: Wanted, offers: &Offers) -> Result<Vec<u8>, NoAnswer> {
+        let named = name.map(|name| offers.named(name));
+        let value = match self {
+            Self::Types => json!({"response": named.map(|(_, device)| device.release_types()).unwrap_or_default()}),
+            Self::Devices => {
+                let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+                for device in offers.devices() {
+                    for release in device.releases() {
+                        by_version.entry(release).or_default().push(device.codename.as_str());
+                    }
+                }
+                json!(by_version)
+            }
+            Self::Oems => {
+                let mut by_vendor: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+                for device in offers.devices() {
+                    let codename = device.codename.as_str();
+                    let entry = json!({"model": codename, "name": codename});
+                    by_vendor.entry(device.vendor.as_str()).or_default().push(entry);
+                }
+                let oems = by_vendor.into_iter().map(|(vendor, devices)| json!({"name": vendor, "devices": devices}));
+                Value::Array(oems.collect())
+            }
+            Self::Device => {
+                let (_, device) = named.ok_or(NoAnswer::Absent)?;
+                let (codename, vendor) = (device.codename.as_str(), device.vendor.as_str());
+                let (versions, dependencies) = (device.releases(), Vec::<Value>::new());
+                json!({
+                    "model": codename, "name": codename, "oem": vendor, "info_url": "", "versions": versions,
+                    "dependencies": dependencies,
+                })
+            }
+        };
+        Ok(value.to_string().into_bytes())
+    }
+}
