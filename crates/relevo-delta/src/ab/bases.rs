@@ -35,6 +35,8 @@ pub(super) struct Bases {
     by_path: HashMap<Vec<u8>, usize>,
     /// By the last part of the path, without digits.
     by_stem: HashMap<Vec<u8>, Vec<usize>>,
+    /// The first file that does not decompress.
+    pub broken: Option<Vec<u8>>,
 }
 
 /// A file of an old image.
@@ -154,7 +156,8 @@ impl Bases {
             bases.files.push(OldFile { extents, clusters: clusters.to_vec(), len, first_window });
         }
         let bases_files = &bases.files;
-        let sample = |&Slice { file, start, end, first }: &Slice<'_>| -> io::Result<Vec<(u32, u32)>> {
+        let sample = |&Slice { file, start, end, first }: &Slice<'_>| -> io::Result<(Vec<(u32, u32)>, bool)> {
+            let mut is_whole = true;
             let bytes = match file {
                 None => read(old.image, start, end - start)?,
                 Some(file) => {
@@ -165,7 +168,13 @@ impl Bases {
                     } else {
                         let mut bytes = Vec::new();
                         let contents = fs::open(old.image, file);
-                        io::Read::read_to_end(&mut Section::new(contents, start, end - start)?, &mut bytes)?;
+                        match io::Read::read_to_end(&mut Section::new(contents, start, end - start)?, &mut bytes) {
+                            // Somebody broke it, or packed it otherwise; it is found by what comes before.
+                            Err(error) if error.kind() == io::ErrorKind::InvalidData => is_whole = false,
+                            read => {
+                                read?;
+                            }
+                        }
                         bytes
                     }
                 }
@@ -175,9 +184,11 @@ impl Bases {
             let mut found: Vec<_> = found.map(|(key, at)| (key, window(at))).collect();
             found.sort_unstable();
             found.dedup();
-            Ok(found)
+            Ok((found, is_whole))
         };
-        let found: Vec<Vec<(u32, u32)>> = slices.par_iter().map(sample).collect::<io::Result<_>>()?;
+        let (found, whole): (Vec<_>, Vec<_>) = slices.par_iter().map(sample).collect::<io::Result<_>>()?;
+        let broken = slices.iter().zip(whole).find(|(_, is_whole)| !is_whole);
+        bases.broken = broken.and_then(|(slice, _)| Some(slice.file?.path.clone()));
         bases.anchors = Anchors::of_windows(sampler, found.concat());
         Ok(bases)
     }

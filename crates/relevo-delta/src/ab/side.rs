@@ -56,10 +56,15 @@ impl Pair<'_> {
     /// What was not as it should be.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let sides = [("source", self.old.as_ref()), ("target", Some(&self.new))];
-        sides.into_iter().filter_map(|(build, side)| {
+        let damaged = sides.into_iter().filter_map(|(build, side)| {
             let error = side?.damage.as_ref()?;
             Some(format!("partition {} of the {build} build is taken as plain bytes: {error}", self.name))
-        })
+        });
+        let broken = self.bases.broken.iter().map(|path| {
+            let path = String::from_utf8_lossy(path);
+            format!("partition {} of the source build is broken: {path} does not decompress", self.name)
+        });
+        damaged.chain(broken)
     }
 
     pub(super) fn old_error(&self, source: io::Error) -> DeltaError {

@@ -1,6 +1,6 @@
 //! Images with file systems: files are found again, and whatever is known of them, the result is the new image.
 
-use std::{fs, io::Write as _, path::Path, process::Command};
+use std::{fs, io::Write as _, path::Path, process::Command, sync::OnceLock};
 
 use relevo_delta::ab::Options;
 use relevo_format::{ReadAt as _, payload::OperationKind};
@@ -25,7 +25,7 @@ fn tool(name: &str) -> Option<Command> {
 }
 
 /// Bytes that compress about as well as code does.
-fn text(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn text(len: usize, seed: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 16);
     for pick in noise(len, seed) {
         bytes.extend(noise(3 + usize::from(pick) % 9, u64::from(pick) + 1));
@@ -38,13 +38,13 @@ fn text(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Changes a byte here and there, and where everything stands.
-fn edited(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn edited(bytes: &[u8]) -> Vec<u8> {
     let mut edited = [&bytes[..1000], b"a few bytes more", &bytes[1000..]].concat();
     (5000..edited.len()).step_by(20_011).for_each(|at| edited[at] ^= 0x55);
     edited
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -100,6 +100,16 @@ fn erofs(tree: fn(&Path, bool), is_new: bool, compression: &[&str]) -> Option<Ve
     let mut bytes = fs::read(image).unwrap();
     bytes.resize(bytes.len().next_multiple_of(4096), 0);
     Some(bytes)
+}
+
+/// Two small builds, made once.
+pub(crate) fn small(is_erofs: bool) -> Option<(Build, Build)> {
+    static MADE: OnceLock<[Option<(Build, Build)>; 2]> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let compressed = |is_new| erofs(renamed, is_new, &["-zlz4hc,9", "-C16384"]);
+        [pair(ext4(false), ext4(true)), pair(compressed(false), compressed(true))]
+    });
+    made[usize::from(is_erofs)].clone()
 }
 
 fn pair(old: Option<Vec<u8>>, new: Option<Vec<u8>>) -> Option<(Build, Build)> {
@@ -180,4 +190,19 @@ fn a_damaged_file_system_is_plain_bytes() {
 
     assert!(generated.report.warnings.iter().any(|text| text.contains("system")), "{:?}", generated.report.warnings);
     assert!(generated.blobs.len().get() < 500_000, "{}", generated.blobs.len());
+}
+
+#[test]
+fn a_file_that_does_not_decompress_is_named_and_no_reason_to_stop() {
+    for is_new in [false, true] {
+        let Some((mut old, mut new)) = small(true) else { return };
+        let build = if is_new { &mut new } else { &mut old };
+        // The first blocks behind the metadata are of the one file that has some.
+        build.get_mut("system").unwrap()[8192..12_288].copy_from_slice(&noise(4096, 9));
+
+        let generated = made(&old, &new, &Options::default());
+
+        let named = ["partition system of the source build is broken: library does not decompress"];
+        assert_eq!(generated.report.warnings, if is_new { &[][..] } else { &named });
+    }
 }

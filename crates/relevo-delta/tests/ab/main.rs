@@ -3,6 +3,7 @@
 
 mod avb;
 mod files;
+mod random;
 mod raw;
 mod samples;
 mod support;
