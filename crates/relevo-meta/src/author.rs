@@ -371,6 +371,11 @@ impl RootFile {
         Ok(())
     }
 
+    /// The key of the transparency log that it names.
+    pub fn log(&self) -> Option<LogKey> {
+        LogKey::parse(self.0.signed.get(ROOT_FIELD)?.get(LOG_FIELD)?.as_str()?).ok()
+    }
+
     /// Names the key of the transparency log. Another key under the same name goes on with the log; another name begins a
     /// new one, and phones forget what they knew of the old one.
     ///

@@ -9,13 +9,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use relevo_meta::{Target, TrustError, author};
+use relevo_meta::{Target, TrustError, author, log::LogError};
 use relevo_types::{ByteLen, Sha256};
 use sha2::Digest as _;
 
 use crate::{
     error::RepoError,
     layout::{self, MetadataName, TargetName},
+    log,
     repository::Repository,
 };
 
@@ -73,6 +74,17 @@ pub enum Fault {
     /// It cannot be read.
     #[error("it cannot be read")]
     Unreadable(#[source] io::Error),
+    /// The transparency log does not hold together.
+    #[error(transparent)]
+    Log(LogError),
+    /// The log has two files of one version: somebody may have been shown either.
+    #[error("it has two files of version {version} of {role}")]
+    TwoFiles {
+        /// The role.
+        role: String,
+        /// The version.
+        version: u64,
+    },
     /// Nothing of a repository has such a name.
     #[error("it is not part of a repository")]
     Extra,
@@ -142,6 +154,11 @@ impl Check<'_> {
                 self.problem(Path::new("metadata").join(&role.file), Fault::Expired(role.expires));
             }
         }
+        let log = log::check(self.repository, &state)?;
+        self.report.checked += log.files;
+        self.report.bytes = ByteLen::new(self.report.bytes.get().saturating_add(log.bytes));
+        self.report.unused += log.unused;
+        log.problems.into_iter().for_each(|(path, fault)| self.problem(path, fault));
         let (devices, troubles) = state.into_parts();
         for device in devices.into_values() {
             for (path, target) in &device.targets {

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use relevo_meta::{TrustError, author::AuthorError, ceremony::CeremonyError, chunks::ChunkError};
+use relevo_meta::{TrustError, author::AuthorError, ceremony::CeremonyError, chunks::ChunkError, log::LogError};
 use relevo_types::{Codename, TargetPath, Vendor};
 
 use crate::simulate::PhoneFault;
@@ -157,6 +157,15 @@ pub enum RepoError {
         path: Box<TargetPath>,
         /// The reason.
         source: relevo_types::NameError,
+    },
+    /// The transparency log is damaged, or cannot be continued from what is there.
+    #[error("the transparency log cannot be used; restore the directory log/ from a mirror or a copy")]
+    Log(#[from] LogError),
+    /// The key that was given for the log is not the one that the root names.
+    #[error("the key that was given for the transparency log is not {log}, which the root names")]
+    OtherLogKey {
+        /// The key that the root names.
+        log: String,
     },
     /// A date so far away that it cannot be written.
     #[error("an expiry of {days} days lies beyond all calendars")]

@@ -15,7 +15,7 @@ use relevo_types::{ByteLen, TargetPath};
 
 use crate::{
     error::RepoError,
-    layout::{self, MetadataName, TargetName},
+    layout::{self, LogName, MetadataName, TargetName},
     repository::Repository,
 };
 
@@ -33,8 +33,9 @@ pub struct GcReport {
 impl Repository {
     /// Removes what neither the current snapshot nor the `keep` snapshots before it reference.
     ///
-    /// All roots stay for ever, since a phone from a drawer has to follow them one by one. Files that are none of ours
-    /// by their names stay too.
+    /// All roots stay for ever, since a phone from a drawer has to follow them one by one; so does the transparency log,
+    /// but for proofs of files that are gone and partial tiles that became full ones. Files that are none of ours by their
+    /// names stay too.
     ///
     /// # Errors
     /// [`RepoError::Locked`], [`RepoError::Trust`] if the current state does not verify, [`RepoError::Read`],
@@ -93,6 +94,17 @@ fn remove(repository: &Repository, stays: impl Fn(u64) -> bool) -> Result<GcRepo
             TargetName::Hashed(_) => !targets.contains(&path),
         };
         report.take(repository, &Path::new("targets").join(path), gone)?;
+    }
+    let log = repository.log().directory();
+    for path in layout::files_below(&log)? {
+        let gone = match layout::log_name(&path) {
+            LogName::Temporary => true,
+            // Whoever wants a partial tile that is gone takes the full one.
+            LogName::Partial { full } => log.join(full).exists(),
+            LogName::Proof { metadata } => !layout::metadata_dir(repository.directory()).join(metadata).exists(),
+            LogName::Checkpoint | LogName::Full | LogName::Unknown => false,
+        };
+        report.take(repository, &Path::new("log").join(path), gone)?;
     }
     for name in layout::files_in(repository.directory())? {
         if layout::metadata_name(&name) == MetadataName::Temporary {

@@ -33,6 +33,87 @@ pub(crate) enum TargetName {
     Unknown,
 }
 
+/// A file below `log/` by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LogName {
+    /// The checkpoints, shown and hidden.
+    Checkpoint,
+    /// A full tile or bundle.
+    Full,
+    /// A partial one; `full` is where the full one is, or will be.
+    Partial {
+        full: PathBuf,
+    },
+    /// The proof of a metadata file, with that file's name.
+    Proof {
+        metadata: String,
+    },
+    Temporary,
+    Unknown,
+}
+
+/// The checkpoint that was signed last, before anybody may see it.
+pub(crate) const SIGNED: &str = ".signed";
+
+/// Where proofs lie, below `log/`.
+pub(crate) const PROOFS: &str = "proof";
+
+const PROOF: &str = ".tlog-proof";
+
+pub(crate) fn log_dir(repository: &Path) -> PathBuf {
+    repository.join("log")
+}
+
+/// Name of a role's file below `metadata/`.
+pub(crate) fn metadata(role: &str, version: u64) -> String {
+    format!("{version}.{role}.json")
+}
+
+/// Name of the proof of a role's file, below `log/`.
+pub(crate) fn proof(role: &str, version: u64) -> String {
+    format!("{PROOFS}/{version}.{role}{PROOF}")
+}
+
+/// Whether a metadata file is one of the two that the origin signs by itself, and that no log is about.
+pub(crate) fn is_online(name: &str) -> bool {
+    match metadata_name(name) {
+        MetadataName::Timestamp => true,
+        MetadataName::Versioned { role, .. } => role == "snapshot",
+        _ => false,
+    }
+}
+
+pub(crate) fn log_name(path: &Path) -> LogName {
+    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+    let Some(last) = parts.last() else { return LogName::Unknown };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = |text: &str| text.len() == 3 && digits(text);
+    let group = |text: &&str| text.strip_prefix('x').is_some_and(number);
+    match parts.as_slice() {
+        _ if last.starts_with(TEMPORARY) => LogName::Temporary,
+        ["checkpoint" | SIGNED] => LogName::Checkpoint,
+        [PROOFS, name] => match name.strip_suffix(PROOF).map(|stem| format!("{stem}.json")) {
+            Some(metadata) if matches!(metadata_name(&metadata), MetadataName::Versioned { .. }) => {
+                LogName::Proof { metadata }
+            }
+            _ => LogName::Unknown,
+        },
+        ["tile", level, rest @ .., name] if (digits(level) || *level == "entries") && !rest.is_empty() => {
+            match rest.split_last() {
+                Some((tile, groups)) if tile.ends_with(".p") && digits(name) && groups.iter().all(group) => {
+                    let tile = tile.trim_end_matches(".p");
+                    let full = path.parent().map(|parent| parent.with_file_name(tile)).unwrap_or_default();
+                    if number(tile) { LogName::Partial { full } } else { LogName::Unknown }
+                }
+                _ if rest.iter().all(group) && number(name) => LogName::Full,
+                _ => LogName::Unknown,
+            }
+        }
+        ["tile", level, name] if (digits(level) || *level == "entries") && number(name) => LogName::Full,
+        _ => LogName::Unknown,
+    }
+}
+
 pub(crate) fn metadata_dir(repository: &Path) -> PathBuf {
     repository.join("metadata")
 }
@@ -147,5 +228,26 @@ mod tests {
         assert_eq!(target_name(&format!("{}.a.rvp", "ab".repeat(32))), TargetName::Hashed(Sha256::new([0xab; 32])));
         assert_eq!(target_name(&format!("{}.a.rvp", "AB".repeat(32))), TargetName::Unknown);
         assert_eq!(target_name("notes.txt"), TargetName::Unknown);
+    }
+
+    #[test]
+    fn knows_the_names_of_a_log() {
+        let name = |path: &str| log_name(Path::new(path));
+
+        for path in ["checkpoint", ".signed"] {
+            assert_eq!(name(path), LogName::Checkpoint, "{path}");
+        }
+        for path in ["tile/0/000", "tile/entries/x001/234", "tile/1/x001/x234/567"] {
+            assert_eq!(name(path), LogName::Full, "{path}");
+        }
+        assert_eq!(name("tile/0/000.p/5"), LogName::Partial { full: "tile/0/000".into() });
+        assert_eq!(name("tile/entries/x001/234.p/255"), LogName::Partial { full: "tile/entries/x001/234".into() });
+        assert_eq!(name("proof/12.d-ginkgo.tlog-proof"), LogName::Proof { metadata: "12.d-ginkgo.json".to_owned() });
+        assert_eq!(name("tile/0/000.p/.tmp-5"), LogName::Temporary);
+        for path in
+            ["", "tile", "tile/0", "tile/x/000", "tile/0/00", "tile/0/000.p", "tile/0/001/000", "proof/a", "notes"]
+        {
+            assert_eq!(name(path), LogName::Unknown, "{path}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use relevo_meta::{
     author::{DeviceFile, Draft, RegistryFile, RoleKeys, RootFile, SnapshotFile, TimestampFile},
     chunks::{self, ChunkList},
     expiry::{self, Expiry},
+    log::LogKey,
 };
 use relevo_types::{ByteLen, Codename, Sha256, TargetPath, Vendor};
 use serde_json::{Map, Value, json};
@@ -21,6 +22,7 @@ use sha2::Digest as _;
 use crate::{
     error::RepoError,
     gc, layout,
+    log::{Coming, LOG_SIGNER},
     repository::{Base, Repository, after, drive, refused},
     signers::Signers,
     simulate,
@@ -90,6 +92,14 @@ pub struct Published {
     pub expiries: Vec<Expiry>,
 }
 
+/// What phones saw of a staged state.
+struct Verified {
+    roles: BTreeMap<String, RoleFile>,
+    /// The key of the transparency log.
+    log: Option<LogKey>,
+    root_version: u64,
+}
+
 /// Bytes that are read, hashed and written at once.
 const BUFFER: usize = 1 << 20;
 
@@ -131,7 +141,8 @@ impl<'a> Publication<'a> {
         })
     }
 
-    /// The roles whose keys [`Self::commit`] needs; none if nothing changed.
+    /// The roles whose keys [`Self::commit`] needs, and `log` if the transparency log has to be signed; none if nothing
+    /// changed.
     pub fn needed_signers(&self) -> Vec<String> {
         let mut roles: Vec<String> = self.changed.iter().cloned().collect();
         for online in ["snapshot", "timestamp"] {
@@ -140,7 +151,18 @@ impl<'a> Publication<'a> {
                 roles.push(online.to_owned());
             }
         }
+        if self.needs_log() {
+            roles.push(LOG_SIGNER.to_owned());
+        }
         roles
+    }
+
+    /// Whether something of this publication goes into the transparency log, or is missing there from before.
+    fn needs_log(&self) -> bool {
+        let Some(key) = self.log_key().filter(|_| !self.changed.is_empty()) else { return false };
+        let logged = self.changed.iter().any(|role| role != "snapshot" && role != "timestamp");
+        // A log that cannot be read needs its key as well, if only to say so.
+        logged || self.repository.log().is_behind(&key, self.base.trusted.root_version()).unwrap_or(true)
     }
 
     /// Registers a vendor, or gives it other keys.
@@ -258,8 +280,8 @@ impl<'a> Publication<'a> {
 
     /// Signs what changed and publishes it. Without a change nothing is written and no key is needed.
     ///
-    /// New target files are in place and durable first, then the roles, then the snapshot; the rename of
-    /// `timestamp.json` is the commit. Before anything of the metadata is written, the new state has been verified as a
+    /// New target files are in place and durable first, then the transparency log, then the roles and the snapshot; the
+    /// rename of `timestamp.json` is the commit. Before anything of the metadata is written, the new state has been verified as a
     /// new phone would, and as one that has the old state; then phones of each channel and build of the devices that changed
     /// are played on the old and the new state, so that none is left behind.
     ///
@@ -277,12 +299,14 @@ impl<'a> Publication<'a> {
             let expiries = expiry::expiries(trusted.roles(), now);
             return Ok(Published { roles: Vec::new(), snapshot_version, timestamp_version, expiries });
         }
-        let roles = self.needed_signers();
+        let mut roles = self.needed_signers();
+        roles.retain(|role| role != LOG_SIGNER);
         if let Some(path) = self.missing_files().into_iter().next() {
             return Err(RepoError::NotPlaced { path: Box::new(path) });
         }
         let staged = self.stage(signers, now)?;
-        let expiries = expiry::expiries(&self.verify(&staged, now)?, now);
+        let Verified { roles: seen, log, root_version } = self.verify(&staged, now)?;
+        let expiries = expiry::expiries(&seen, now);
 
         // A root that is seen is the root: there is no other of its version later.
         self.attempted.extend(staged.keys().filter_map(|name| match layout::metadata_name(name) {
@@ -293,9 +317,20 @@ impl<'a> Publication<'a> {
         self.attempted.insert("timestamp".to_owned(), self.timestamp.version());
         self.write_marker()?;
         self.repository.storage.sync_dirs(&self.unsynced)?;
+        let trusted = &self.base.trusted;
+        if let Some(key) = trusted.log_key() {
+            let root_version = trusted.root_version();
+            let coming = Coming { key, root_version, pinned: self.snapshot.roles(), staged: &staged };
+            self.repository.log().append(&coming, signers)?;
+        }
         match self.changed.contains("root") {
             true => self.repository.put_rotation(&staged)?,
             false => self.repository.put_metadata(&staged)?,
+        }
+        // A root is logged once it is the root: one that a cut kept from that may get another content.
+        if let (true, Some(key)) = (self.changed.contains("root"), &log) {
+            let coming = Coming { key, root_version, pinned: self.snapshot.roles(), staged: &BTreeMap::new() };
+            self.repository.log().append(&coming, signers)?;
         }
         self.unmark()?;
         let (snapshot_version, timestamp_version) = (self.snapshot.version(), self.timestamp.version());
@@ -393,14 +428,9 @@ impl<'a> Publication<'a> {
         Ok(staged)
     }
 
-    /// Verifies the staged state as phones would: one that is new, and one that has the state before. Gives the roles that
-    /// they saw.
-    fn verify(
-        &self,
-        staged: &BTreeMap<String, Vec<u8>>,
-        now: Timestamp,
-    ) -> Result<BTreeMap<String, RoleFile>, RepoError> {
-        let mut seen = BTreeMap::new();
+    /// Verifies the staged state as phones would: one that is new, and one that has the state before.
+    fn verify(&self, staged: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<Verified, RepoError> {
+        let mut verified = Verified { roles: BTreeMap::new(), log: None, root_version: 0 };
         let first = Stored::with_root(self.repository.first_root()?);
         let mut scopes: Vec<(Scope, Option<&Codename>)> = Vec::new();
         for (codename, (vendor, _)) in &self.devices {
@@ -426,7 +456,9 @@ impl<'a> Publication<'a> {
                     None => self.repository.read_metadata(request),
                 };
                 let state = drive(stored.clone(), scope.clone(), now, read).map_err(refused)?.trusted;
-                seen.extend(state.roles().clone());
+                verified.roles.extend(state.roles().clone());
+                verified.log = state.log_key().cloned();
+                verified.root_version = state.root_version();
                 let (devices, troubles) = state.into_parts();
                 let trouble =
                     troubles.into_iter().find(|(role, _)| self.changed.contains(role) || !known.contains(role));
@@ -443,7 +475,7 @@ impl<'a> Publication<'a> {
                     .map_err(|fault| RepoError::NotForPhones(Box::new(fault)))?;
             }
         }
-        Ok(seen)
+        Ok(verified)
     }
 
     /// Roles that do not verify in the last published state either, where the new one is looked at as a whole.

@@ -13,11 +13,13 @@ use relevo_meta::{
     Answer, Limits, Refresh, Request, Scope, Step, Stored, Target, Trusted,
     author::{RegistryFile, RoleKeys, RootFile, SnapshotFile, TimestampFile, TopRole},
     ceremony::Ground,
+    log::LogKey,
 };
 
 use crate::{
     error::RepoError,
     layout::{self, MetadataName},
+    log::Coming,
     publication::{Publication, Published},
     signers::Signers,
     storage::{Hook, Storage},
@@ -81,6 +83,8 @@ pub struct NewRepository {
     pub keys: BTreeMap<TopRole, RoleKeys>,
     /// How long metadata is valid.
     pub expiries: Expiries,
+    /// Name and key of the transparency log, if there is to be one; [`Signers`] hold its key as `log`.
+    pub log: Option<LogKey>,
 }
 
 /// Files that become visible together, by name: `.rotating`.
@@ -100,9 +104,9 @@ impl Default for Expiries {
 }
 
 impl NewRepository {
-    /// A repository with these keys and the default expiries.
+    /// A repository with these keys and the default expiries, without a transparency log.
     pub fn new(keys: impl IntoIterator<Item = (TopRole, RoleKeys)>) -> Self {
-        Self { keys: keys.into_iter().collect(), expiries: Expiries::default() }
+        Self { keys: keys.into_iter().collect(), expiries: Expiries::default(), log: None }
     }
 }
 
@@ -161,6 +165,9 @@ impl Repository {
         for (role, keys) in &new.keys {
             root.set_role(*role, &keys.keys, keys.threshold).map_err(RepoError::author("root"))?;
         }
+        if let Some(log) = &new.log {
+            root.set_log(log).map_err(RepoError::author("root"))?;
+        }
         let targets = RegistryFile::new(after(now, days.targets)?);
         let mut snapshot = SnapshotFile::new(after(now, days.snapshot)?);
         snapshot.put_role("targets", 1).map_err(RepoError::author("snapshot"))?;
@@ -180,6 +187,12 @@ impl Repository {
         ]);
         let read = |request: &Request| Ok(staged.get(&request.name).cloned());
         drive(Stored::with_root(root), Scope::Everything, now, read).map_err(refused)?;
+        // What a cut creation logged was never part of a repository.
+        repository.log().clear()?;
+        if let Some(key) = &new.log {
+            let pinned = vec![("targets".to_owned(), 1)];
+            repository.log().append(&Coming { key, root_version: 1, pinned, staged: &staged }, signers)?;
+        }
         repository.put_metadata(&staged)?;
         Ok(repository)
     }
@@ -259,8 +272,18 @@ impl Repository {
         Publication::start(self, file)
     }
 
+    /// Whether [`Self::refresh`] would have something to log, and so wants the log's key as well: the log was not made yet,
+    /// is signed by another key, or does not know the newest root.
+    ///
+    /// # Errors
+    /// [`RepoError::Trust`] if the current state does not verify; [`RepoError::Read`].
+    pub fn is_log_behind(&self) -> Result<bool, RepoError> {
+        let state = self.base(Scope::Registries, Timestamp::MIN)?.trusted;
+        state.log_key().map_or(Ok(false), |key| self.log().is_behind(key, state.root_version()))
+    }
+
     /// Signs the timestamp again, and the snapshot too once half of its time has passed: what keeps a repository alive
-    /// between publications. Only the two online keys are needed.
+    /// between publications. Only the two online keys are needed; with that of the log, what is missing there is logged.
     ///
     /// # Errors
     /// As [`Publication::commit`].

@@ -6,7 +6,8 @@ use relevo_meta::keys::Signer;
 
 use crate::error::RepoError;
 
-/// Signers by role name: `root`, `targets`, `snapshot`, `timestamp`, `v-<vendor>`, `d-<codename>`.
+/// Signers by role name: `root`, `targets`, `snapshot`, `timestamp`, `v-<vendor>`, `d-<codename>`; and `log`, which is no
+/// role but signs the transparency log.
 #[derive(Default)]
 pub struct Signers(BTreeMap<String, Vec<Box<dyn Signer>>>);
 

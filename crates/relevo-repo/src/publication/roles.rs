@@ -5,12 +5,14 @@ use relevo_meta::{
     Scope,
     author::{DeviceFile, Draft, RegistryFile, RoleKeys, RootFile, TopRole, check_old},
     keys::PublicKey,
+    log::LogKey,
 };
 use relevo_types::{Codename, TargetPath, Vendor};
 
 use super::Publication;
 use crate::{
     error::RepoError,
+    log::LOG_SIGNER,
     repository::{after, drive},
 };
 
@@ -101,6 +103,27 @@ impl Publication<'_> {
             None => (pinned.unwrap_or(0), self.load_role(role).ok().and_then(|()| self.draft(role)?.expires())),
         };
         Ok(RoleState { role: role.to_owned(), paths, keys, version, expires })
+    }
+
+    /// The key of the transparency log, as this publication leaves it.
+    pub(super) fn log_key(&self) -> Option<LogKey> {
+        match &self.root {
+            Some(root) => root.log(),
+            None => self.base.trusted.log_key().cloned(),
+        }
+    }
+
+    /// Names the key of the transparency log in the root, for the first time or in place of another.
+    ///
+    /// # Errors
+    /// [`RepoError::BrokenRole`], [`RepoError::Author`] for a root of another shape.
+    pub fn set_log(&mut self, key: &LogKey) -> Result<(), RepoError> {
+        let root = self.root()?;
+        if root.log().as_ref() != Some(key) {
+            root.set_log(key).map_err(RepoError::author("root"))?;
+            self.changed.insert("root".to_owned());
+        }
+        Ok(())
     }
 
     /// Gives a role these keys and this threshold; makes it if it is not there, a device's for `vendor`. What the role
@@ -269,6 +292,11 @@ impl Publication<'_> {
         let mut needs = Vec::new();
         for role in self.needed_signers() {
             if self.adopted.contains_key(&role) {
+                continue;
+            }
+            if role == LOG_SIGNER {
+                let keys = self.log_key().map(|key| RoleKeys::one(&PublicKey::from(*key.verifying_key())));
+                needs.push(Need { role, groups: keys.into_iter().collect(), also: Vec::new() });
                 continue;
             }
             let unknown = || RepoError::NoSuchRole { role: role.clone() };

@@ -5,6 +5,8 @@ mod check;
 #[cfg(test)]
 mod gc;
 #[cfg(test)]
+mod log;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod publish;

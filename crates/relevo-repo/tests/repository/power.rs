@@ -8,9 +8,9 @@ use std::{
 };
 
 use relevo_meta::testing::key;
-use relevo_repo::{Hook, Operation, Repository};
+use relevo_repo::{Hook, Operation, Repository, Seen, Watch};
 
-use crate::support::{Fixture, builds, ginkgo, keys, new_repository, path, phone, signers, vendor};
+use crate::support::{Fixture, builds, ginkgo, keys, logged_repository, path, phone, signers, vendor, watch};
 
 /// How the file system looks after a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ fn has_no_leftovers(fixture: &Fixture, context: &str) {
 
 #[test]
 fn a_publication_is_there_or_not() {
-    let start = Fixture::with_device();
+    let start = Fixture::logged_with_device();
     start.publish("100").unwrap();
     let old_phone = phone(&start, None).unwrap();
 
@@ -172,7 +172,10 @@ fn a_publication_is_there_or_not() {
         |fixture, lose, context| {
             // Somebody looks at the very moment of the cut, before what was not durable is lost.
             let early_phone = phone(fixture, Some(old_phone.clone())).unwrap();
+            let watcher = Watch::new(&fixture.inbox.join("watch"));
+            watch(fixture, &watcher).unwrap_or_else(|error| panic!("{context}: {error:?}"));
             lose();
+            watch(fixture, &watcher).unwrap_or_else(|error| panic!("{context}: {error:?}"));
 
             let seen = builds(&fixture.open(), fixture.now);
             assert!(seen == ["100"] || seen == ["100", "101"], "{context}: {seen:?}");
@@ -189,6 +192,8 @@ fn a_publication_is_there_or_not() {
             is_clean(fixture, context);
             has_no_leftovers(fixture, context);
             let new_phone = phone(fixture, None).unwrap();
+            let seen = watch(fixture, &watcher).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            assert!(matches!(seen, Some(Seen::Ahead { .. })), "{context}: {seen:?}");
             for stored in [&old_phone, &early_phone, &later_phone] {
                 let caught_up = phone(fixture, Some(stored.clone())).unwrap_or_else(|e| panic!("{context}: {e:?}"));
                 assert_eq!(caught_up.0["d-ginkgo.json"], new_phone.0["d-ginkgo.json"], "{context}");
@@ -201,7 +206,7 @@ fn a_publication_is_there_or_not() {
 
 #[test]
 fn what_was_published_survives_the_power() {
-    let fixture = Fixture::with_device();
+    let fixture = Fixture::logged_with_device();
     let switch = Switch::new(usize::MAX);
 
     fixture.publish_on(&fixture.open().with_hook(Arc::clone(&switch) as Arc<dyn Hook>), "100").unwrap();
@@ -215,7 +220,7 @@ fn what_was_published_survives_the_power() {
 
 #[test]
 fn a_new_device_is_there_or_not() {
-    let start = Fixture::new();
+    let start = Fixture::logged();
     let job = |fixture: &Fixture, repository: &Repository| {
         let mut publication = repository.publication()?;
         publication.add_vendor(&vendor(), &keys("v-xiaomi"))?;
@@ -242,7 +247,7 @@ fn a_new_device_is_there_or_not() {
 
 #[test]
 fn a_refresh_is_there_or_not() {
-    let start = Fixture::with_device();
+    let start = Fixture::logged_with_device();
     start.publish("100").unwrap();
 
     cut_everywhere(
@@ -263,7 +268,7 @@ fn a_refresh_is_there_or_not() {
 
 #[test]
 fn garbage_collection_can_stop_anywhere() {
-    let start = Fixture::with_device();
+    let start = Fixture::logged_with_device();
     for build in ["100", "101"] {
         start.publish(build).unwrap();
     }
@@ -294,13 +299,13 @@ fn a_creation_can_be_repeated() {
     cut_everywhere(
         &start,
         |fixture, switch| {
-            drop(Repository::create_with_hook(&fixture.root, &new_repository(), &signers(), fixture.now, switch));
+            drop(Repository::create_with_hook(&fixture.root, &logged_repository(), &signers(), fixture.now, switch));
         },
         |fixture, lose, context| {
             lose();
 
             if Repository::open(&fixture.root).is_err() {
-                Repository::create(&fixture.root, &new_repository(), &signers(), fixture.now)
+                Repository::create(&fixture.root, &logged_repository(), &signers(), fixture.now)
                     .unwrap_or_else(|error| panic!("{context}: {error:?}"));
             }
             let repository = fixture.open();
@@ -318,6 +323,7 @@ fn rotate(fixture: &Fixture, repository: &Repository, with_old: bool) -> Result<
     let mut publication = repository.publication()?;
     let mut signers = relevo_repo::Signers::new();
     signers.add("root", key("root"));
+    signers.add("log", key("log"));
     for role in ["snapshot", "timestamp"] {
         publication.set_role(role, None, &keys("fresh"))?;
         signers.add(role, key("fresh"));
@@ -330,6 +336,7 @@ fn rotate(fixture: &Fixture, repository: &Repository, with_old: bool) -> Result<
 
 fn fresh_signers() -> relevo_repo::Signers {
     let mut signers = relevo_repo::Signers::new();
+    signers.add("log", key("log"));
     for role in ["snapshot", "timestamp"] {
         signers.add(role, key("fresh"));
         signers.add(role, key(role));
@@ -339,7 +346,7 @@ fn fresh_signers() -> relevo_repo::Signers {
 
 #[test]
 fn new_online_keys_are_there_or_not_and_no_phone_notices() {
-    let start = Fixture::with_device();
+    let start = Fixture::logged_with_device();
     start.publish("100").unwrap();
     let old_phone = phone(&start, None).unwrap();
 
@@ -375,7 +382,7 @@ fn new_online_keys_are_there_or_not_and_no_phone_notices() {
 
 #[test]
 fn keys_that_replace_lost_ones_are_there_or_not() {
-    let start = Fixture::with_device();
+    let start = Fixture::logged_with_device();
     start.publish("100").unwrap();
     let old_phone = phone(&start, None).unwrap();
 

@@ -39,7 +39,7 @@ fn a_published_package_is_vouched_for_with_its_chunk_list() {
 
 #[test]
 fn a_publication_writes_only_what_changed() {
-    let fixture = Fixture::with_device();
+    let fixture = Fixture::logged_with_device();
     fixture.publish("100").unwrap();
     let before = fixture.files();
 
@@ -53,7 +53,18 @@ fn a_publication_writes_only_what_changed() {
         .collect();
     let metadata: Vec<&String> = new.iter().filter(|path| path.starts_with("metadata")).collect();
     assert_eq!(metadata, ["metadata/3.d-ginkgo.json", "metadata/4.snapshot.json", "metadata/timestamp.json"]);
-    assert_eq!(new.len(), 5, "{new:?}");
+    let log: Vec<&String> = new.iter().filter(|path| path.starts_with("log")).collect();
+    assert_eq!(
+        log,
+        [
+            "log/.signed",
+            "log/checkpoint",
+            "log/proof/3.d-ginkgo.tlog-proof",
+            "log/tile/0/000.p/7",
+            "log/tile/entries/000.p/7"
+        ]
+    );
+    assert_eq!(new.len(), 3 + 5 + 2, "{new:?}");
     assert!(before.keys().all(|path| after.contains_key(path)), "nothing is removed");
 }
 

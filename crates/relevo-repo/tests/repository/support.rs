@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use relevo_meta::{
-    Answer, Custom, Limits, Refresh, Scope, Size, Step, Stored, TrustError, author::TopRole, testing::key,
+    Answer, Custom, Limits, Refresh, Scope, Size, Step, Stored, TrustError,
+    author::TopRole,
+    log::{Entry, LogKey, Proof, Tile, Tiles, leaf_hash, unbundle, verify_inclusion},
+    testing::key,
 };
-use relevo_repo::{NewRepository, Published, Repository, RoleKeys, Signers};
+use relevo_repo::{NewRepository, Published, Repository, RoleKeys, Seen, Signers, Watch, WatchError};
 use relevo_types::{BuildId, ByteLen, Codename, PackageKind, TargetPath, Vendor};
 
 pub(crate) struct Fixture {
@@ -29,13 +32,31 @@ impl Fixture {
     }
 
     pub(crate) fn new() -> Self {
+        Self::created(&new_repository())
+    }
+
+    /// With a transparency log.
+    pub(crate) fn logged() -> Self {
+        Self::created(&logged_repository())
+    }
+
+    fn created(new: &NewRepository) -> Self {
         let fixture = Self::empty();
-        Repository::create(&fixture.root, &new_repository(), &signers(), fixture.now).unwrap();
+        Repository::create(&fixture.root, new, &signers(), fixture.now).unwrap();
         fixture
     }
 
     pub(crate) fn with_device() -> Self {
-        let fixture = Self::new();
+        Self::new().and_device()
+    }
+
+    /// With a transparency log.
+    pub(crate) fn logged_with_device() -> Self {
+        Self::logged().and_device()
+    }
+
+    fn and_device(self) -> Self {
+        let fixture = self;
         let repository = fixture.open();
         let mut publication = repository.publication().unwrap();
         publication.add_vendor(&vendor(), &keys("v-xiaomi")).unwrap();
@@ -100,13 +121,46 @@ pub(crate) fn new_repository() -> NewRepository {
     NewRepository::new(TopRole::ALL.map(|role| (role, keys(role.name()))))
 }
 
+/// One with a transparency log.
+pub(crate) fn logged_repository() -> NewRepository {
+    NewRepository { log: Some(log_key("log")), ..new_repository() }
+}
+
+/// The log's name with the key of this name.
+pub(crate) fn log_key(name: &str) -> LogKey {
+    LogKey::new("relevo.example/log", *key(name).public().verifying_key()).unwrap()
+}
+
+/// Holds what the repository's log shows against what a watch saw before; nothing that is shown may be without its tiles.
+pub(crate) fn watch(fixture: &Fixture, watch: &Watch) -> Result<Option<Seen>, WatchError<std::io::Error>> {
+    let read = |name: &str| match std::fs::read(fixture.root.join("log").join(name)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    };
+    let Some(note) = read("checkpoint").unwrap() else { return Ok(None) };
+    let (seen, checkpoint) = watch.see(&log_key("log"), &note, |name, _| read(name))?;
+    let log = fixture.open();
+    for index in 0..checkpoint.size {
+        let tile = Tile::of_entry(index, checkpoint.size);
+        let mut tiles = Tiles::new(checkpoint.size);
+        for tile in tiles.for_inclusion(index) {
+            tiles.insert(&tile, &log.log().tile(&tile).unwrap().unwrap()).unwrap();
+        }
+        let bundle = log.log().entries(&tile).unwrap().unwrap();
+        let entry = unbundle(&bundle, tile.width()).unwrap()[usize::try_from(index % 256).unwrap()].to_vec();
+        let (leaf, hashes) = (leaf_hash(&entry), tiles.inclusion(index).unwrap());
+        assert!(verify_inclusion(leaf, index, checkpoint.size, &hashes, &checkpoint.root), "entry {index}");
+    }
+    Ok(Some(seen))
+}
+
 pub(crate) fn keys(role: &str) -> RoleKeys {
     RoleKeys::one(key(role).public())
 }
 
 pub(crate) fn signers() -> Signers {
     let mut signers = Signers::new();
-    for role in ["root", "targets", "snapshot", "timestamp", "v-xiaomi", "d-ginkgo", "d-willow"] {
+    for role in ["root", "targets", "snapshot", "timestamp", "v-xiaomi", "d-ginkgo", "d-willow", "log"] {
         signers.add(role, key(role));
     }
     signers
@@ -176,7 +230,18 @@ pub(crate) fn phone(fixture: &Fixture, stored: Option<Stored>) -> Result<Stored,
         match refresh.next() {
             Step::Get(request) => refresh.supply(read(&request.name).map_or(Answer::Absent, Answer::Found))?,
             Step::Keep { name, bytes } => drop(stored.0.insert(name, bytes)),
-            Step::Done => return refresh.finish().map(|_| stored),
+            Step::Done => {
+                let state = refresh.finish()?;
+                let (Some(key), Some(device)) = (state.log_key(), state.device(&ginkgo())) else { return Ok(stored) };
+                // No phone sees a role that is not in the log.
+                for role in &device.roles {
+                    let version = state.roles()[role].version;
+                    let proof = std::fs::read(fixture.root.join(format!("log/proof/{version}.{role}.tlog-proof")));
+                    let entry = Entry::new(role, version, &stored.0[&format!("{role}.json")]).unwrap();
+                    Proof::parse(&proof.unwrap()).unwrap().verify(&entry, key).unwrap();
+                }
+                return Ok(stored);
+            }
         }
     }
 }
