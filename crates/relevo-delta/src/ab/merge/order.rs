@@ -11,9 +11,14 @@
 //! A block that is left out is written to the snapshot as a whole and merged after all that have an order, so nothing
 //! waits for it.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+mod parts;
+mod waits;
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use self::{
+    parts::Parts,
+    waits::{NONE, Path, Waits},
 };
 
 /// A run of blocks that are made of old blocks.
@@ -66,16 +71,12 @@ impl Step {
     }
 }
 
-/// No segment, no reader.
-const NONE: u32 = u32::MAX;
 /// Steps that read what they write are taken in parts of this many blocks: to split one, all of it is looked at.
 const LONGEST_OVERLAP: u32 = 1024;
-/// How often each block may be looked at in search of the longest part, on average. Beyond that, any part will do.
-const PATIENCE: usize = 64;
 /// Bytes of the snapshot that a line of the manifest is worth: about 20 bytes that everybody downloads, at 100 for one.
 const LINE: u64 = 2000;
 /// The same for a part of a step, of which more will come: what reads its neighbours gets into pieces as well. On AOSP's
-/// sample a factor of 4 gave 337 copies of 3,345 blocks, 8 gave 214 of 3,305, 16 gave 117 of 3,238; AOSP has 100 of 3,256.
+/// sample a factor of 4 gave 267 copies of 3,343 blocks, 8 gave 225 of 3,325, 16 gave 112 of 3,232; AOSP has 100 of 3,256.
 const PART: u64 = 8 * LINE;
 
 /// Puts `steps`, whose targets do not overlap, in order. Blocks of them that are in none of the result are left out.
@@ -103,72 +104,6 @@ fn cut(steps: &[Step]) -> Vec<Step> {
     parts
 }
 
-/// Which blocks wait for which.
-struct Waits {
-    /// The step that writes a block and is not done with it.
-    step_of: Vec<u32>,
-    /// Where the readers of a block start in `readers`.
-    first_reader: Vec<u32>,
-    /// Blocks whose making reads a block; itself is not among them.
-    readers: Vec<u32>,
-    /// How many of the readers of a block are left.
-    count: Vec<u32>,
-}
-
-impl Waits {
-    fn new(steps: &[Step], new_blocks: u32) -> Self {
-        let mut step_of = vec![NONE; new_blocks as usize];
-        for (id, step) in (0..).zip(steps) {
-            step_of[step.target as usize..step.end() as usize].fill(id);
-        }
-        let mut count = vec![0; new_blocks as usize];
-        let each = |found: &mut dyn FnMut(u32, usize)| {
-            for step in steps {
-                for block in step.target..step.end() {
-                    let written = |&read: &u32| step_of.get(read as usize).is_some_and(|&id| id != NONE);
-                    step.read_for(block).filter(written).for_each(|read| found(block, read as usize));
-                }
-            }
-        };
-        each(&mut |_, read| count[read] += 1);
-        let mut first_reader = Vec::with_capacity(new_blocks as usize + 1);
-        let mut sum = 0;
-        for count in &count {
-            first_reader.push(sum);
-            sum += count;
-        }
-        first_reader.push(sum);
-        let mut readers = vec![NONE; sum as usize];
-        let mut next = first_reader.clone();
-        each(&mut |block, read| {
-            readers[next[read] as usize] = block;
-            next[read] += 1;
-        });
-        Self { step_of, first_reader, readers, count }
-    }
-
-    fn step_of(&self, block: u32) -> Option<u32> {
-        self.step_of.get(block as usize).copied().filter(|&id| id != NONE)
-    }
-
-    fn is_left(&self, block: u32) -> bool {
-        self.step_of(block).is_some()
-    }
-
-    /// Readers of a block that are left.
-    fn readers(&self, block: u32) -> impl Iterator<Item = u32> {
-        let (start, end) = (self.first_reader[block as usize], self.first_reader[block as usize + 1]);
-        let readers = self.readers[start as usize..end as usize].iter().copied();
-        readers.filter(|&reader| self.is_left(reader))
-    }
-
-    /// Blocks that are left and wait for nothing.
-    fn free(&self) -> Vec<u32> {
-        let blocks = (0..).zip(&self.count);
-        blocks.filter(|&(block, &count)| count == 0 && self.is_left(block)).map(|(block, _)| block).collect()
-    }
-}
-
 /// What is left of a step.
 struct Segment {
     step: Step,
@@ -176,23 +111,25 @@ struct Segment {
     waits: u32,
     /// No block before this one is read by other segments.
     cursor: u32,
+    /// Its blocks when the cost of its parts was last looked at.
+    weighed: u32,
+    /// Whether it is in the circle that [`Graph::thinnest`] found.
+    in_circle: bool,
+}
+
+impl Segment {
+    fn new(step: Step) -> Self {
+        Self { step, waits: 0, cursor: step.target, weighed: step.blocks, in_circle: false }
+    }
 }
 
 /// Blocks of one step.
 #[derive(Debug, Clone, Copy)]
 struct Run {
-    /// One of them, which nothing waits for if the run is to be put out.
-    block: u32,
     start: u32,
     end: u32,
     /// What taking this way is about to cost.
     cost: u64,
-}
-
-impl Run {
-    fn len(&self) -> u32 {
-        self.end - self.start
-    }
 }
 
 /// Steps that are left.
@@ -201,12 +138,18 @@ struct Graph {
     waits: Waits,
     /// Segments that nothing waited for when they were put here, by target.
     free_segments: BinaryHeap<Reverse<(u32, u32)>>,
-    /// Blocks that nothing waits for; some have been put out.
-    free: Vec<u32>,
-    /// Blocks that may still be looked at in search of the longest part.
-    patience: usize,
-    /// How many of the first readers of a block are known to have gone.
-    skipped: Vec<u32>,
+    /// Blocks that nothing waits for any more, not yet among the parts.
+    fresh: Vec<u32>,
+    /// Parts of segments that nothing waits for.
+    parts: Parts,
+    /// Segments, each read by the next.
+    path: Path,
+    /// Blocks, each read by the next.
+    block_path: Path,
+    /// What [`Graph::thinnest`] found, for as long as no segment of that circle changes.
+    thinnest: Option<Run>,
+    /// The segments of that circle.
+    members: Vec<u32>,
     /// No block before this one is left.
     cursor: u32,
     out: Vec<Step>,
@@ -216,12 +159,15 @@ impl Graph {
     fn new(steps: Vec<Step>, new_blocks: u32) -> Self {
         let waits = Waits::new(&steps, new_blocks);
         let mut graph = Self {
-            segments: steps.into_iter().map(|step| Segment { step, waits: 0, cursor: step.target }).collect(),
-            free: waits.free(),
-            patience: PATIENCE * new_blocks as usize,
+            path: Path::new(steps.len()),
+            block_path: Path::new(0),
+            segments: steps.into_iter().map(Segment::new).collect(),
+            fresh: waits.free(),
+            parts: Parts::default(),
+            thinnest: None,
+            members: Vec::new(),
             waits,
             free_segments: BinaryHeap::new(),
-            skipped: vec![0; new_blocks as usize],
             cursor: 0,
             out: Vec::new(),
         };
@@ -238,15 +184,16 @@ impl Graph {
                 self.put(step.target, step.end());
             }
             let Some(thinnest) = self.thinnest() else { return self.out };
-            let parts = self.free_parts();
-            match parts.iter().map(|part| part.cost).min() {
-                Some(cost) if cost <= thinnest.cost => {
-                    for part in parts {
-                        // What was put out before may have made it longer, or part of a longer one.
-                        if self.waits.is_left(part.block) {
-                            let (start, end) = self.free_run(part.block);
-                            self.put(start, end);
-                        }
+            self.gather();
+            match self.cheapest_part() {
+                Some(first) if first.cost <= thinnest.cost => {
+                    self.put(first.start, first.end);
+                    let enough = (first.end - first.start).div_ceil(2);
+                    while let Some(part) = self.cheapest_part()
+                        && part.cost <= thinnest.cost
+                        && part.end - part.start >= enough
+                    {
+                        self.put(part.start, part.end);
                     }
                 }
                 Some(_) => self.take(thinnest.start, thinnest.end),
@@ -270,25 +217,59 @@ impl Graph {
         None
     }
 
-    /// The longest parts that nothing waits for.
-    fn free_parts(&mut self) -> Vec<Run> {
-        self.free.retain(|&block| self.waits.step_of[block as usize] != NONE);
-        self.free.sort_unstable();
-        let mut runs: Vec<Run> = Vec::new();
-        for &block in &self.free {
-            if runs.last().is_none_or(|run| run.end <= block) {
-                let (start, end) = self.free_run(block);
-                // As if the rest of the step went in parts of the same length.
-                let whole = self.segments[self.waits.step_of[block as usize] as usize].step.blocks;
-                runs.push(Run { block, start, end, cost: PART * u64::from(whole.div_ceil(end - start)) });
+    /// Puts blocks that have become free among the parts.
+    fn gather(&mut self) {
+        for block in std::mem::take(&mut self.fresh) {
+            let id = self.waits.step_of[block as usize];
+            if id == NONE {
+                continue;
+            }
+            let step = self.segments[id as usize].step;
+            if step.overlaps() {
+                self.weigh(block, block + 1);
+            } else {
+                let (start, end) = self.parts.join(block, &step);
+                self.weigh(start, end);
             }
         }
-        let longest = runs.iter().map(Run::len).max().unwrap_or(0);
-        let seen = self.free.len() + runs.len();
-        let enough = if seen > self.patience { 1 } else { longest.div_ceil(2) };
-        self.patience = self.patience.saturating_sub(seen);
-        runs.retain(|run| run.len() >= enough);
-        runs
+    }
+
+    /// Finds out what putting out a part costs, from now on.
+    fn weigh(&mut self, start: u32, end: u32) {
+        let whole = self.segments[self.waits.step_of[start as usize] as usize].step;
+        // The run in a step that overlaps itself is looked for when its turn comes: it depends on what was put out.
+        let (low, high) = if whole.overlaps() { self.free_run(start) } else { (start, end) };
+        // As if the rest of the step went in parts of the same length.
+        self.parts.offer(Run { start, end, cost: PART * u64::from(whole.blocks.div_ceil(high - low)) });
+    }
+
+    /// The part that costs least of all that nothing waits for.
+    fn cheapest_part(&mut self) -> Option<Run> {
+        self.gather();
+        while let Some(part) = self.parts.cheapest() {
+            let id = self.waits.step_of[part.start as usize];
+            if id == NONE {
+                self.parts.pass_over();
+                continue;
+            }
+            let whole = self.segments[id as usize].step;
+            if !whole.overlaps() {
+                if self.parts.is_run(part.start, part.end) {
+                    let cost = PART * u64::from(whole.blocks.div_ceil(part.end - part.start));
+                    return Some(Run { cost, ..part });
+                }
+                self.parts.pass_over();
+                continue;
+            }
+            let (start, end) = self.free_run(part.start);
+            let cost = PART * u64::from(whole.blocks.div_ceil(end - start));
+            if cost <= part.cost {
+                return Some(Run { start, end, cost });
+            }
+            self.parts.pass_over();
+            self.parts.offer(Run { cost, ..part });
+        }
+        None
     }
 
     /// Of a circle of segments: the blocks of one that read the next, where that costs least. None if nothing is left.
@@ -296,18 +277,30 @@ impl Graph {
         while *self.waits.step_of.get(self.cursor as usize)? == NONE {
             self.cursor += 1;
         }
-        let mut at = self.waits.step_of[self.cursor as usize];
-        let mut path: Vec<u32> = Vec::new();
-        let mut on_path: HashMap<u32, usize> = HashMap::new();
+        if self.thinnest.is_some() {
+            return self.thinnest;
+        }
         let start = loop {
-            if let Some(&start) = on_path.get(&at) {
-                break start;
+            // What was put out or left out since may have cut the way off.
+            while self.path.way.last().is_some_and(|&id| self.segments[id as usize].step.blocks == 0) {
+                self.path.way.pop();
             }
-            on_path.insert(at, path.len());
-            path.push(at);
-            at = self.foreign_reader(at);
+            let next = match self.path.way.last() {
+                Some(&last) => self.foreign_reader(last),
+                None => self.waits.step_of[self.cursor as usize],
+            };
+            let Some(start) = self.path.go(next) else { continue };
+            match self.path.way[start..].windows(2).position(|pair| !self.reads(pair[1], pair[0])) {
+                Some(cut) => self.path.way.truncate(start + cut + 1),
+                None => break start,
+            }
         };
-        let circle = &path[start..];
+        for id in std::mem::take(&mut self.members) {
+            self.segments[id as usize].in_circle = false;
+        }
+        self.members.extend(&self.path.way[start..]);
+        self.members.iter().for_each(|&id| self.segments[id as usize].in_circle = true);
+        let circle = &self.members;
         let readers = circle.iter().skip(1).chain(circle.first());
         let edges = circle.iter().zip(readers).map(|(&read, &reader)| {
             let (read, reader) = (&self.segments[read as usize].step, &self.segments[reader as usize].step);
@@ -317,9 +310,16 @@ impl Graph {
             let end = reader.end().min(reader.target + read.end().saturating_sub(reader.source));
             let lines = u64::from(start > reader.target) + u64::from(end < reader.end());
             let cost = u64::from(end - start) * u64::from(reader.cost) + lines * LINE;
-            Run { block: start, start, end, cost }
+            Run { start, end, cost }
         });
-        edges.min_by_key(|edge| (edge.cost, edge.start))
+        self.thinnest = edges.min_by_key(|edge| (edge.cost, edge.start));
+        self.thinnest
+    }
+
+    /// Whether a segment reads blocks of another one.
+    fn reads(&self, reader: u32, read: u32) -> bool {
+        let (reader, read) = (&self.segments[reader as usize].step, &self.segments[read as usize].step);
+        reader.blocks > 0 && reader.source < read.end() && read.target < reader.source + reader.reads()
     }
 
     /// A segment that reads another one.
@@ -327,8 +327,9 @@ impl Graph {
         let end = self.segments[id as usize].step.end();
         let mut at = self.segments[id as usize].cursor.max(self.segments[id as usize].step.target);
         while at < end {
-            let foreign = self.waits.readers(at).map(|reader| self.waits.step_of[reader as usize]);
-            if let Some(reader) = foreign.filter(|&reader| reader != id).min() {
+            self.waits.skip_gone(at);
+            let foreign = |reader: u32| self.waits.step_of(reader).filter(|&reader| reader != id);
+            if let Some(reader) = self.waits.readers(at).find_map(foreign) {
                 self.segments[id as usize].cursor = at;
                 return reader;
             }
@@ -337,34 +338,27 @@ impl Graph {
         unreachable!("every segment that is left waits for another")
     }
 
-    /// One reader of a block that is left; does not look again at those that are not.
-    fn reader(&mut self, block: u32) -> Option<u32> {
-        let end = self.waits.first_reader[block as usize + 1];
-        let skipped = &mut self.skipped[block as usize];
-        loop {
-            let place = self.waits.first_reader[block as usize] + *skipped;
-            let reader = *self.waits.readers[..end as usize].get(place as usize)?;
-            if self.waits.is_left(reader) {
-                return Some(reader);
-            }
-            *skipped += 1;
-        }
-    }
-
     /// Of a circle of blocks: what to leave out. To be called only if every block that is left waits for one.
     fn circle(&mut self) -> Run {
-        let mut at = self.cursor;
-        let mut path: Vec<u32> = Vec::new();
-        let mut on_path: HashMap<u32, usize> = HashMap::new();
+        let mut path = std::mem::replace(&mut self.block_path, Path::new(0));
         let start = loop {
-            if let Some(&start) = on_path.get(&at) {
-                break start;
+            while path.way.last().is_some_and(|&block| !self.waits.is_left(block)) {
+                path.way.pop();
             }
-            on_path.insert(at, path.len());
-            path.push(at);
-            at = self.reader(at).expect("every block that is left waits for one");
+            let next = match path.way.last() {
+                Some(&last) => {
+                    self.waits.skip_gone(last);
+                    self.waits.readers(last).next().expect("every block that is left waits for one")
+                }
+                None => self.cursor,
+            };
+            let Some(start) = path.go(next) else { continue };
+            match path.way[start..].iter().position(|&block| !self.waits.is_left(block)) {
+                Some(gone) => path.way.truncate(start + gone),
+                None => break start,
+            }
         };
-        let circle = &path[start..];
+        let circle = &path.way[start..];
         let id = |block: u32| self.waits.step_of[block as usize];
         let step = |block: u32| &self.segments[id(block) as usize].step;
         let cheapest = |&block: &u32| (step(block).cost, step(block).blocks, step(block).target, block);
@@ -381,31 +375,24 @@ impl Graph {
         // As if the rest of the largest of them went in parts of the same length.
         let largest = circle.iter().map(|&block| step(block).blocks).max().unwrap_or(1);
         let lines = PART * u64::from(largest.div_ceil(end - start) - 1);
-        Run { block: chosen, start, end, cost: u64::from(end - start) * u64::from(step(chosen).cost) + lines }
+        let cost = u64::from(end - start) * u64::from(step(chosen).cost) + lines;
+        self.block_path = path;
+        Run { start, end, cost }
     }
 
-    /// The run around `block`, which nothing waits for, that can be put out as one step.
+    /// The run of a step that overlaps itself which can be put out from `block` on, which nothing waits for.
     fn free_run(&self, block: u32) -> (u32, u32) {
         let step = self.segments[self.waits.step_of[block as usize] as usize].step;
         let (mut low, mut high) = (block, block + 1);
-        if step.overlaps() {
-            // Phones go up if the target is before the source, else down; what they have done before no longer waits.
-            let within = |next, low, high| self.waits.readers(next).all(|reader| (low..high).contains(&reader));
-            if step.target <= step.source {
-                while high < step.end() && within(high, low, high) {
-                    high += 1;
-                }
-            } else {
-                while low > step.target && within(low - 1, low, high) {
-                    low -= 1;
-                }
+        // Phones go up if the target is before the source, else down; what they have done before no longer waits.
+        let within = |next, low, high| self.waits.readers(next).all(|reader| (low..high).contains(&reader));
+        if step.target <= step.source {
+            while high < step.end() && within(high, low, high) {
+                high += 1;
             }
         } else {
-            while low > step.target && self.waits.count[low as usize - 1] == 0 {
+            while low > step.target && within(low - 1, low, high) {
                 low -= 1;
-            }
-            while high < step.end() && self.waits.count[high as usize] == 0 {
-                high += 1;
             }
         }
         (low, high)
@@ -428,7 +415,7 @@ impl Graph {
                 let Some(owner) = self.waits.step_of(read) else { continue };
                 self.waits.count[read as usize] -= 1;
                 if self.waits.count[read as usize] == 0 {
-                    self.free.push(read);
+                    self.fresh.push(read);
                 }
                 if owner != id {
                     self.segments[owner as usize].waits -= 1;
@@ -437,6 +424,10 @@ impl Graph {
             }
         }
         self.waits.step_of[start as usize..end as usize].fill(NONE);
+        if self.segments[id as usize].in_circle {
+            self.thinnest = None;
+        }
+        let rest = self.parts.cut(start, end);
 
         let parts = [step.part(step.target, start), step.part(end, step.end())];
         let [low, high] = parts;
@@ -448,17 +439,37 @@ impl Graph {
             let moved_id = u32::try_from(self.segments.len()).expect("there are fewer segments than blocks");
             self.waits.step_of[moved.target as usize..moved.end() as usize].fill(moved_id);
             moved_waits = self.waits_of(&moved, moved_id);
-            self.segments.push(Segment { step: moved, waits: moved_waits, cursor: moved.target });
+            self.segments.push(Segment { waits: moved_waits, ..Segment::new(moved) });
             self.wake(moved_id);
         }
         if step.overlaps() {
             // Its parts read one another now, which nothing had to wait for before.
             self.segments[id as usize].waits = self.waits_of(&kept, id);
             self.segments[id as usize].cursor = kept.target;
+            // A part that no longer overlaps itself has its runs among the others.
+            for part in [kept, moved].into_iter().filter(|part| !part.overlaps()) {
+                let blocks = part.target..part.end();
+                self.fresh.extend(blocks.filter(|&block| self.waits.count[block as usize] == 0));
+            }
         } else {
             self.segments[id as usize].waits -= waited + moved_waits;
+            rest.into_iter().flatten().for_each(|(start, end)| self.weigh(start, end));
+            // In a smaller step parts are cheaper. That the step was twice as large since the last time keeps this short.
+            let segment = &mut self.segments[id as usize];
+            if kept.blocks <= segment.weighed / 2 {
+                segment.weighed = kept.blocks;
+                self.weigh_all(&kept);
+            }
+            self.weigh_all(&moved);
         }
         self.wake(id);
+    }
+
+    /// Finds out again what the parts of a step cost.
+    fn weigh_all(&mut self, step: &Step) {
+        for (start, end) in self.parts.within(step.target, step.end()) {
+            self.weigh(start, end);
+        }
     }
 
     /// How often others read the blocks of a step.
