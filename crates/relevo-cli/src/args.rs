@@ -6,6 +6,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use relevo_types::{BuildId, ByteLen, Channel, Codename, InstallKind, PackageKind, PartitionName, Vendor};
 
+mod trust;
+
+pub use trust::{
+    Ceremony, CeremonyFinish, CeremonyLook, CeremonySign, CeremonyStart, GroundFrom, Key, KeyNew, KeyPasswd, Role,
+    RoleAdd, RoleExpire, RoleRemove,
+};
+
 /// Build, sign and publish updates for community ROMs.
 ///
 /// A maintainer's directory holds keys, device manifests, imported builds, packages and the public repository; `relevo
@@ -51,6 +58,15 @@ pub enum Command {
     Publish(Publish),
     /// Sign timestamp and snapshot anew, and warn of what expires soon
     Refresh(Refresh),
+    /// Keys: files, and programs that sign elsewhere
+    #[command(subcommand)]
+    Key(Key),
+    /// Roles: who signs for what, how many have to, and until when
+    #[command(subcommand)]
+    Role(Role),
+    /// Changes that people far from each other sign, as a file
+    #[command(subcommand)]
+    Ceremony(Ceremony),
     /// The repository's files
     #[command(subcommand)]
     Repo(Repo),
@@ -239,6 +255,12 @@ pub struct Delta {
 pub struct Publish {
     /// Publish the packages of these devices alone [default: all]
     pub codenames: Vec<Codename>,
+    /// Publish nothing yet: write a proposal to FILE, for the device's other maintainers to sign
+    #[arg(long, value_name = "FILE")]
+    pub ceremony: Option<PathBuf>,
+    /// Publish no new packages: sign those of kind native that are published again, after the device's keys have changed
+    #[arg(long, conflicts_with = "ceremony")]
+    pub resign: bool,
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
@@ -247,7 +269,7 @@ pub struct Publish {
 /// `relevo refresh`.
 #[derive(Debug, Args)]
 pub struct Refresh {
-    /// Sign this role anew too, for a new expiry: targets, v-VENDOR or d-CODENAME; may be repeated
+    /// Sign this role anew too, for a new expiry: root, targets, v-VENDOR or d-CODENAME; may be repeated
     #[arg(long)]
     pub role: Vec<String>,
     /// Where the passphrase comes from.

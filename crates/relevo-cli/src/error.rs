@@ -76,6 +76,98 @@ pub enum CliError {
         /// Which file.
         path: PathBuf,
     },
+    /// Too few of a role's keys are here.
+    #[error(
+        "the role {role} needs {threshold} of its {keys} keys, and {} here",
+        if *held == 0 { "none is".to_owned() } else { format!("{held} of them {}", if *held == 1 { "is" } else { "are" }) }
+    )]
+    NotAtHand {
+        /// The role.
+        role: String,
+        /// How many have to sign.
+        threshold: usize,
+        /// How many keys it has.
+        keys: usize,
+        /// How many of them are here.
+        held: usize,
+    },
+    /// A name that cannot be a file's.
+    #[error(
+        "{name:?} is no name for a key: letters, digits, . _ - and at most 80 of them, beginning with a letter or digit"
+    )]
+    KeyName {
+        /// The name.
+        name: String,
+    },
+    /// There is a key of that name.
+    #[error("{} is there already", path.display())]
+    KeyExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key that is not one of the role's.
+    #[error("the role {role} has no key {key}; it has {known}")]
+    NotItsKey {
+        /// The role.
+        role: String,
+        /// What was given.
+        key: String,
+        /// The keys that it has.
+        known: String,
+    },
+    /// A threshold that the keys would not reach.
+    #[error("the role {role} would need {threshold} signatures and have {keys} keys")]
+    Threshold {
+        /// The role.
+        role: String,
+        /// The threshold.
+        threshold: usize,
+        /// The number of keys.
+        keys: usize,
+    },
+    /// A value of `ROLE=VALUE`.
+    #[error("{role}={value}: expected {expected}")]
+    RoleValue {
+        /// The role.
+        role: String,
+        /// The value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A proposal that would change nothing.
+    #[error("nothing is to be changed")]
+    NoChange,
+    /// A copy of another repository.
+    #[error("{} begins with another root than {}", dir.display(), root.display())]
+    OtherFirstRoot {
+        /// The copy.
+        dir: PathBuf,
+        /// The first root that was given.
+        root: PathBuf,
+    },
+    /// The signer did not agree.
+    #[error("not signed")]
+    NotConfirmed,
+    /// A key that has no say in a proposal.
+    #[error("none of the keys given has a say in this proposal, or all of them have signed")]
+    NothingToSign,
+    /// Signatures are missing.
+    #[error("the proposal is not finished; missing are {missing}")]
+    Unfinished {
+        /// How many of which role.
+        missing: String,
+    },
+    /// A package that the role vouches for and whose signatures are too few.
+    #[error("{} is not signed by {threshold} of the keys that sign for {role}", path.display())]
+    PackageSignatures {
+        /// The package.
+        path: PathBuf,
+        /// How many have to sign.
+        threshold: usize,
+        /// The role.
+        role: String,
+    },
     /// A manifest is wrong.
     #[error("{} is no valid device manifest", path.display())]
     Manifest {
@@ -448,6 +540,28 @@ impl CliError {
             }
             Self::ShortPassphrase { .. } => "five random words are easy to remember and hard to guess".to_owned(),
             Self::Key { .. } => "is it the passphrase that was given to `relevo init`?".to_owned(),
+            Self::NotAtHand { role, .. } if role == "snapshot" || role == "timestamp" => {
+                "do this where the repository's online keys are".to_owned()
+            }
+            Self::NotAtHand { role, .. } if role.starts_with("d-") => {
+                "put it into keys/ with its .pub, name a program that has it in relevo.toml, or let its owners sign: `relevo \
+                 publish --ceremony FILE` for packages, `relevo ceremony start FILE` with the same change for all else"
+                    .to_owned()
+            }
+            Self::NotAtHand { .. } => {
+                "put it into keys/ with its .pub, name a program that has it in relevo.toml, or let its owners sign: `relevo \
+                 ceremony start FILE` with the same change"
+                    .to_owned()
+            }
+            Self::NotConfirmed => "type yes, or give --yes once you have looked at `relevo ceremony show`".to_owned(),
+            Self::NothingToSign => "`relevo ceremony status FILE` says whose signatures are missing".to_owned(),
+            Self::Unfinished { .. } => {
+                "send the file on; `relevo ceremony status` says who is missing, and takes several signed copies".to_owned()
+            }
+            Self::PackageSignatures { .. } => {
+                "let the other maintainers sign it: `relevo ota sign FILE --key KEY --out FILE`".to_owned()
+            }
+            Self::KeyExists { .. } => "choose another name; a key file is never written over".to_owned(),
             Self::NoDevice { codename, .. } => {
                 format!("add it with `relevo device add {codename} --manifest FILE`")
             }
@@ -526,8 +640,33 @@ pub(crate) fn repository_hint(error: &relevo_repo::RepoError) -> Option<String> 
         RepoError::Locked { .. } => "wait until it is done, and try again".to_owned(),
         RepoError::NotARepository { .. } => "restore repo/ from your backup or a mirror: both are whole".to_owned(),
         RepoError::NoSuchDevice(codename) => format!("add it with `relevo device add {codename}`"),
-        RepoError::NoSuchRole { .. } => "roles are targets, v-VENDOR and d-CODENAME".to_owned(),
+        RepoError::NoSuchRole { .. } => {
+            "`relevo role list` has all: root, targets, snapshot, timestamp, v-VENDOR, d-CODENAME, d-CODENAME-nightly"
+                .to_owned()
+        }
+        RepoError::Ceremony(error) => return ceremony_hint(error),
+        RepoError::NotPlaced { .. } => "finish it where the packages lie that `publish --ceremony` proposed".to_owned(),
         RepoError::Read { source, .. } | RepoError::Write { source, .. } => return io_hint(source),
+        _ => return None,
+    })
+}
+
+/// What to do about a proposal that is of no use.
+pub(crate) fn ceremony_hint(error: &relevo_meta::ceremony::CeremonyError) -> Option<String> {
+    use relevo_meta::ceremony::CeremonyError;
+
+    Some(match error {
+        CeremonyError::Stale { .. } | CeremonyError::Expired { .. } => {
+            "whoever started it starts it again: `relevo ceremony start`".to_owned()
+        }
+        CeremonyError::Behind { .. } => "bring your copy of the repository up to date, and look again".to_owned(),
+        CeremonyError::OtherBase { .. } | CeremonyError::OtherRepository { .. } => {
+            "compare the SHA-256 of 1.root.json with the others, over another way than the file came".to_owned()
+        }
+        CeremonyError::Stranger { .. } | CeremonyError::BadSignature { .. } => {
+            "somebody changed the file on the way; ask for it again, from whoever started it".to_owned()
+        }
+        CeremonyError::Shape { .. } => "ask whoever started it, over another way than the file came".to_owned(),
         _ => return None,
     })
 }

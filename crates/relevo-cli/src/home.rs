@@ -3,7 +3,7 @@
 //! ```text
 //! relevo.toml                       settings
 //! keys/<codename>.ota.key, .ota.crt what signs A/B OTA zips for a device's phones
-//! keys/<role>.key, <role>.pub       root, targets, snapshot, timestamp, v-<vendor>, d-<codename>
+//! keys/<name>.key, <name>.pub       root, targets, snapshot, timestamp, v-<vendor>, d-<codename>
 //! manifests/<codename>.toml         device manifests
 //! builds/<codename>/<build>/        imported images, raw, with build.json; private
 //! packages/<codename>/<channel>/    packages that were made and not yet published
@@ -24,6 +24,7 @@ use crate::{
     args::KeyCost,
     durable::{self, make_dir, read_text},
     error::CliError,
+    external::SignerSettings,
 };
 
 /// Longest settings file that we read, in bytes.
@@ -44,6 +45,9 @@ pub(crate) struct Settings {
     /// For how many days a signature counts, by kind of role.
     #[serde(default)]
     pub(crate) expiry_days: Expiries,
+    /// Keys that programs sign with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) signer: Vec<SignerSettings>,
 }
 
 /// A key that phones look for in OTA zips, and the certificate that they know it by.
@@ -58,7 +62,13 @@ pub(crate) struct OtaKey {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { schema: 1, key_cost: KeyCost::default(), ota: None, expiry_days: Expiries::default() }
+        Self {
+            schema: 1,
+            key_cost: KeyCost::default(),
+            ota: None,
+            expiry_days: Expiries::default(),
+            signer: Vec::new(),
+        }
     }
 }
 
@@ -78,7 +88,7 @@ impl Settings {
             .find(|days| !(1..=3650).contains(days))
         {
             Some(days) => Err(format!("expiry_days has {days}; expected 1 to 3650")),
-            None => Ok(()),
+            None => self.signer.iter().try_for_each(SignerSettings::check),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Longest key file that we read, in bytes.
-const MAX_KEY: u64 = 16 << 10;
+pub(crate) const MAX_KEY: u64 = 16 << 10;
 /// Least length of a new passphrase, in characters. Guessing is slowed down by scrypt, but a copied key file can be
 /// guessed at for years.
 const MIN_PASSPHRASE: usize = 12;
@@ -41,7 +41,18 @@ pub(crate) fn passphrase(session: &Session<'_>, from: &PassphraseFrom) -> anyhow
 
 /// The passphrase of keys that will be made: asked for twice, and not too short.
 pub(crate) fn new_passphrase(session: &Session<'_>, from: &PassphraseFrom) -> anyhow::Result<Passphrase> {
-    let passphrase = match given_passphrase(session, from)? {
+    checked_new(session, given_passphrase(session, from)?)
+}
+
+/// As [`new_passphrase`], from this file alone: the environment holds the old one.
+pub(crate) fn replacing_passphrase(session: &Session<'_>, file: Option<&Path>) -> anyhow::Result<Passphrase> {
+    let from = PassphraseFrom { passphrase_file: file.map(Path::to_path_buf) };
+    let given = if file.is_some() { given_passphrase(session, &from)? } else { None };
+    checked_new(session, given)
+}
+
+fn checked_new(session: &Session<'_>, given: Option<Passphrase>) -> anyhow::Result<Passphrase> {
+    let passphrase = match given {
         Some(passphrase) => passphrase,
         None => {
             let first = ask(session, "New passphrase for the keys: ")?;
@@ -79,21 +90,18 @@ fn ask(session: &Session<'_>, prompt: &str) -> Result<Passphrase, CliError> {
 
 /// The key files of a directory.
 impl Home {
-    fn key_path(&self, role: &str) -> PathBuf {
+    pub(crate) fn key_path(&self, role: &str) -> PathBuf {
         self.keys().join(format!("{role}.key"))
     }
 
-    fn public_path(&self, role: &str) -> PathBuf {
+    pub(crate) fn public_path(&self, role: &str) -> PathBuf {
         self.keys().join(format!("{role}.pub"))
     }
 
     /// Opens the key of a role.
     pub(crate) fn key(&self, role: &str, passphrase: &Passphrase) -> Result<PrivateKey, CliError> {
         let path = self.key_path(role);
-        let Some(pem) = read_text(&path, MAX_KEY)? else { return Err(CliError::NoKey { path }) };
-        let pem = Zeroizing::new(pem);
-        PrivateKey::from_encrypted_pem(&pem, passphrase.text().as_bytes())
-            .map_err(|source| CliError::Key { path, source: Box::new(source) })
+        open_key(&path, passphrase)
     }
 
     /// The public half of a role's key; none if there is no such key here.
@@ -113,23 +121,48 @@ impl Home {
         let key = match self.key(role, passphrase) {
             Err(CliError::NoKey { path }) => {
                 let key = PrivateKey::from_random(*session.random::<32>()?);
-                let random = FileRandom { salt: *session.random::<16>()?, iv: *session.random::<16>()? };
-                let cost = self.settings.key_cost.scrypt();
-                let pem = key
-                    .to_encrypted_pem(passphrase.text().as_bytes(), random, cost)
-                    .with_context(|| format!("could not make the key of {role}"))?;
                 durable::make_dir(&self.keys())?;
-                durable::write_file(&path, pem.as_bytes(), PRIVATE)?;
+                write_key(session, &path, &key, passphrase, self.settings.key_cost)?;
                 key
             }
             key => key?,
         };
         // Written anew each time it is missing: a cut between the two files leaves the private one alone.
         if self.public_key(role)?.as_ref() != Some(key.public()) {
-            durable::write_file(&self.public_path(role), key.public().to_pem().as_bytes(), PUBLIC)?;
+            durable::write_file(&self.public_path(role), key.public().to_text(role).as_bytes(), PUBLIC)?;
         }
         Ok(key)
     }
+}
+
+/// Opens a private key's file.
+pub(crate) fn open_key(path: &Path, passphrase: &Passphrase) -> Result<PrivateKey, CliError> {
+    let Some(pem) = read_text(path, MAX_KEY)? else { return Err(CliError::NoKey { path: path.into() }) };
+    let pem = Zeroizing::new(pem);
+    PrivateKey::from_encrypted_pem(&pem, passphrase.text().as_bytes())
+        .map_err(|source| CliError::Key { path: path.into(), source: Box::new(source) })
+}
+
+/// Writes a private key's file, encrypted.
+pub(crate) fn write_key(
+    session: &Session<'_>,
+    path: &Path,
+    key: &PrivateKey,
+    passphrase: &Passphrase,
+    cost: KeyCost,
+) -> anyhow::Result<()> {
+    let random = FileRandom { salt: *session.random::<16>()?, iv: *session.random::<16>()? };
+    let pem = key
+        .to_encrypted_pem(passphrase.text().as_bytes(), random, cost.scrypt())
+        .with_context(|| format!("could not make the key {}", path.display()))?;
+    durable::write_file(path, pem.as_bytes(), PRIVATE)?;
+    Ok(())
+}
+
+/// Reads a public key's file.
+pub(crate) fn read_public(path: &Path) -> Result<PublicKey, CliError> {
+    let Some(pem) = read_text(path, MAX_KEY)? else { return Err(CliError::NoKey { path: path.into() }) };
+    PublicKey::from_pem(&pem).map_err(|source| CliError::Key { path: path.into(), source: Box::new(source) })
 }
 
 /// Opens private keys given as files: encrypted, or plain PKCS#8 as other tools write it.
@@ -166,11 +199,5 @@ fn open_file(
 
 /// Opens public keys given as files.
 pub(crate) fn open_public(paths: &[PathBuf]) -> Result<Vec<ed25519_dalek::VerifyingKey>, CliError> {
-    let open = |path: &PathBuf| {
-        let Some(pem) = read_text(path, MAX_KEY)? else { return Err(CliError::NoKey { path: path.clone() }) };
-        let key = PublicKey::from_pem(&pem);
-        let key = key.map_err(|source| CliError::Key { path: path.clone(), source: Box::new(source) })?;
-        Ok(*key.verifying_key())
-    };
-    paths.iter().map(open).collect()
+    paths.iter().map(|path| Ok(*read_public(path)?.verifying_key())).collect()
 }

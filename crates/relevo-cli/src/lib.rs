@@ -32,11 +32,14 @@ mod ab_package;
 pub mod args;
 mod build_source;
 mod builds;
+mod changes;
 mod command;
 mod durable;
 mod error;
+mod external;
 mod facts;
 mod home;
+mod keyring;
 mod keys;
 mod lint;
 mod packages;
@@ -50,7 +53,7 @@ use clap::{Parser, error::ErrorKind};
 use serde_json::json;
 
 use crate::{
-    args::{Arguments, Command, Device, Ota, Repo},
+    args::{Arguments, Ceremony, Command, Device, Key, Ota, Repo, Role},
     session::{Answer, Session},
 };
 pub use crate::{
@@ -98,6 +101,23 @@ fn dispatch(session: &Session<'_>, command: &Command) -> anyhow::Result<Answer> 
         Command::Delta(args) => command::delta::run(session, args),
         Command::Publish(args) => command::publish::run(session, args),
         Command::Refresh(args) => command::refresh::run(session, args),
+        Command::Key(Key::New(args)) => command::key::new(session, args),
+        Command::Key(Key::List) => command::key::list(session),
+        Command::Key(Key::Show { key }) => command::key::show(session, key),
+        Command::Key(Key::Passwd(args)) => command::key::passwd(session, args),
+        Command::Role(Role::List) => command::role::list(session),
+        Command::Role(Role::Show { role }) => command::role::show(session, role),
+        Command::Role(Role::Add(args)) => command::role::add(session, args),
+        Command::Role(Role::Remove(args)) => command::role::remove(session, args),
+        Command::Role(Role::Threshold { role, threshold, passphrase }) => {
+            command::role::threshold(session, role, *threshold, passphrase)
+        }
+        Command::Role(Role::Expire(args)) => command::role::expire(session, args),
+        Command::Ceremony(Ceremony::Start(args)) => command::ceremony::start(session, args),
+        Command::Ceremony(Ceremony::Show(args)) => command::ceremony::show(session, args),
+        Command::Ceremony(Ceremony::Sign(args)) => command::ceremony::sign(session, args),
+        Command::Ceremony(Ceremony::Status(args)) => command::ceremony::status(session, args),
+        Command::Ceremony(Ceremony::Finish(args)) => command::ceremony::finish(session, args),
         Command::Repo(Repo::Check) => command::repo::check(session),
         Command::Repo(Repo::Gc { keep }) => command::repo::gc(session, *keep),
         Command::Ota(Ota::Inspect { package }) => command::ota::inspect(session, package),

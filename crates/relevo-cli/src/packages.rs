@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use relevo_delta::{Images, Options};
 use relevo_format::{
     FileAt, Section,
-    package::{Front, Info, Limits},
+    package::{Front, Info, Limits, Signature, key_id, sign_file_with},
 };
-use relevo_meta::{Ab, Custom, Size};
+use relevo_meta::{Ab, Custom, Size, VerifyingKey, keys::Signer as _};
+use relevo_repo::Publication;
 use relevo_types::{BuildId, ByteLen, Channel, Codename, DeviceManifest, InstallKind, PackageKind, Sha256, TargetPath};
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     durable::{self, PUBLIC, read_text},
     error::CliError,
     home::{Home, OtaKey, names},
+    keyring::Hand,
     lint,
     session::Session,
 };
@@ -324,6 +326,67 @@ fn make_native(
         let _ = fs::remove_file(path);
     })?;
     custom(manifest, from, to, None)
+}
+
+/// Whether phones will find enough signatures in a published package. Only native ones carry those of their role.
+pub(crate) fn is_signed(
+    file: &Path,
+    kind: PackageKind,
+    keys: &[VerifyingKey],
+    threshold: usize,
+) -> anyhow::Result<bool> {
+    if kind != PackageKind::Native {
+        return Ok(true);
+    }
+    let failed = || format!("could not read {}", file.display());
+    let package = FileAt::open(file).with_context(failed)?;
+    let front = Front::read(&mut Section::whole(&package), &Limits::default()).with_context(failed)?;
+    Ok(front.verify(keys, threshold).is_ok())
+}
+
+/// Copies a native package to `to` with signatures by `hands` added.
+pub(crate) fn sign_native(from: &Path, to: &Path, hands: &[Hand]) -> anyhow::Result<Front> {
+    let draft = durable::Draft::new(to, PUBLIC)?;
+    let sign = |message: &[u8]| -> anyhow::Result<Vec<Signature>> {
+        let one = |hand: &Hand| -> anyhow::Result<Signature> {
+            Ok(Signature { key_id: key_id(hand.public().verifying_key()), bytes: hand.sign(message)? })
+        };
+        hands.iter().map(one).collect()
+    };
+    let front = sign_file_with(from, draft.unfinished(), &Limits::default(), sign)
+        .with_context(|| format!("could not sign {}", from.display()))?;
+    draft.finish()?;
+    Ok(front)
+}
+
+/// Puts the packages into place that a finished proposal offers and that still wait here.
+pub(crate) fn place_missing(home: &Home, publication: &mut Publication<'_>) -> anyhow::Result<Vec<Made>> {
+    let missing = publication.missing_files();
+    let mut placed = Vec::new();
+    for codename in home.devices()? {
+        if !missing.iter().any(|path| *path.codename() == codename) {
+            continue;
+        }
+        for made in pending(home, &home.manifest(&codename)?)? {
+            if missing.contains(&made.target) {
+                let failed = || format!("could not publish {}", made.target);
+                publication.add_package(&made.target, &made.path, &made.custom).with_context(failed)?;
+                placed.push(made);
+            }
+        }
+    }
+    Ok(placed)
+}
+
+/// Removes packages that are published.
+pub(crate) fn remove_published<'a>(published: impl IntoIterator<Item = &'a Made>) -> Result<(), CliError> {
+    let remove = |path: &Path| fs::remove_file(path).map_err(|source| CliError::Write { path: path.into(), source });
+    for made in published {
+        // The package goes first: a description without one is nothing, a package without one would stay for ever.
+        remove(&made.path)?;
+        remove(&made.description())?;
+    }
+    Ok(())
 }
 
 /// Refuses an OTA zip that is not what it was when it was described: the disk or a program changed it since.

@@ -1,17 +1,18 @@
-//! The repository of a maintainer's directory, and who signs in it.
+//! The repository of a maintainer's directory.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 use relevo_meta::{Target, Trusted};
-use relevo_repo::{Repository, Signers};
+use relevo_repo::Repository;
 use relevo_types::TargetPath;
 
-use crate::{home::Home, session::Passphrase};
+use crate::home::Home;
 
-/// Opens the repository.
+/// Opens the repository; a change of the root that was cut off is brought to its end.
 pub(crate) fn open(home: &Home) -> anyhow::Result<Repository> {
     let repository = Repository::open(&home.repo())?;
+    repository.recover()?;
     Ok(repository.with_expiries(home.settings.expiry_days))
 }
 
@@ -25,15 +26,6 @@ pub(crate) fn published(home: &Home) -> anyhow::Result<BTreeMap<TargetPath, Targ
     let state = current(home)?;
     let targets = state.devices().values().flat_map(|device| &device.targets);
     Ok(targets.map(|(path, target)| (path.clone(), *target)).collect())
-}
-
-/// Opens the keys of the roles.
-pub(crate) fn signers(home: &Home, roles: &[String], passphrase: &Passphrase) -> anyhow::Result<Signers> {
-    let mut signers = Signers::new();
-    for role in roles {
-        signers.add(role, home.key(role, passphrase)?);
-    }
-    Ok(signers)
 }
 
 /// Whether a role is in the repository, verified or not.

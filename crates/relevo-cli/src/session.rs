@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     args::Global,
-    error::{CliError, io_hint, repository_hint},
+    error::{CliError, ceremony_hint, io_hint, repository_hint},
     progress::Bars,
 };
 
@@ -240,7 +240,8 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
         let own = cause.downcast_ref::<CliError>().and_then(CliError::hint);
         let system = cause.downcast_ref::<io::Error>().and_then(io_hint);
         let repository = cause.downcast_ref::<relevo_repo::RepoError>().and_then(repository_hint);
-        for hint in own.into_iter().chain(system).chain(repository) {
+        let ceremony = cause.downcast_ref::<relevo_meta::ceremony::CeremonyError>().and_then(ceremony_hint);
+        for hint in own.into_iter().chain(system).chain(repository).chain(ceremony) {
             if !hints.contains(&hint) {
                 hints.push(hint);
             }

@@ -77,7 +77,9 @@ impl Expiry {
     pub fn warning(&self) -> Option<String> {
         let Self { role, days_left, .. } = self;
         let remedy = match role.as_str() {
-            "root" => "a new root has to be signed and reach the phones before".to_owned(),
+            "root" => {
+                "sign a new one with relevo refresh --role root, or by relevo ceremony start --renew root".to_owned()
+            }
             "timestamp" | "snapshot" => "run relevo refresh every day".to_owned(),
             role => format!("sign it anew with relevo refresh --role {role}"),
         };

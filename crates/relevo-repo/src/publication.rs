@@ -215,6 +215,16 @@ impl<'a> Publication<'a> {
         Ok(Added { target, changed: changed || chunks_changed })
     }
 
+    /// Publishes a package anew under the path that it has, though its bytes are others: its signatures, after the keys of
+    /// its role have changed. The file that it was stays for those who are loading it, until [`Repository::gc`] runs.
+    ///
+    /// # Errors
+    /// As [`Self::add_package`] and [`Self::remove_target`].
+    pub fn replace_package(&mut self, path: &TargetPath, file: &Path, custom: &Custom) -> Result<Added, RepoError> {
+        self.remove_target(path)?;
+        self.add_package(path, file, custom)
+    }
+
     /// Publishes a file as a target. The same file with the same custom field again changes nothing.
     ///
     /// # Errors

@@ -210,6 +210,18 @@ impl Repository {
         Ok(Self { directory: directory.to_owned(), expiries, storage: Storage::default() })
     }
 
+    /// Brings a change of the root to its end that was cut off between its two last steps; else it does nothing.
+    ///
+    /// # Errors
+    /// [`RepoError::Locked`], [`RepoError::Read`], [`RepoError::Write`].
+    pub fn recover(&self) -> Result<(), RepoError> {
+        if !layout::rotation(&self.directory).exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.finish_rotation()
+    }
+
     /// The same repository with other expiries for what it will sign.
     #[must_use]
     pub fn with_expiries(self, expiries: Expiries) -> Self {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use relevo_meta::Trusted;
-use relevo_repo::{RepoError, RoleKeys, Signers};
+use relevo_repo::{RepoError, RoleKeys};
 use relevo_types::{Codename, DeviceManifest, InstallKind, MAX_MANIFEST, TargetPath, Variant, Vendor};
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -20,7 +20,8 @@ use crate::{
     durable::{PRIVATE, PUBLIC, make_dir, read_bytes, read_text, write_file},
     error::CliError,
     home::{Home, human, or_none, parse_manifest},
-    keys, packages, repository,
+    keyring::Keyring,
+    packages, repository,
     session::{Answer, Session},
 };
 
@@ -54,9 +55,9 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
 
     let ota_key = args.ota_key.as_ref().zip(args.ota_cert.as_ref());
     let ota_key = ota_key.map(|(key, cert)| read_ota_key(session, &home, args, key, cert)).transpose()?;
-    let passphrase = keys::passphrase(session, &args.passphrase)?;
+    let ring = Keyring::open(session, &home, &args.passphrase)?;
     // Fails at once if the passphrase is wrong, before any new key is made with it.
-    home.key("timestamp", &passphrase)?;
+    ring.check_passphrase()?;
     let repository = repository::open(&home)?;
     let mut publication = repository.publication()?;
     let state = repository.current()?;
@@ -73,7 +74,7 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
         let key = if repository::has_role(&state, role) {
             home.public_key(role)?
         } else {
-            Some(home.key_or_new(session, role, &passphrase)?.public().clone())
+            Some(home.key_or_new(session, role, &ring.passphrase()?)?.public().clone())
         };
         let Some(key) = key else { continue };
         ids.insert(role.clone(), key.key_id());
@@ -85,6 +86,9 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
             }
         }
     }
+    // With the keys that were just made.
+    let ring = ring.again()?;
+    let signers = ring.signers(&publication.needs()?)?;
     if there.is_none() {
         make_dir(&home.dir().join("manifests"))?;
         write_file(&path, text.as_bytes(), PUBLIC)?;
@@ -92,8 +96,6 @@ pub(crate) fn add(session: &Session<'_>, args: &DeviceAdd) -> anyhow::Result<Ans
     for Kept { path, bytes, mode } in ota_key.into_iter().flatten() {
         write_file(&path, &bytes, mode)?;
     }
-    let roles = publication.needed_signers();
-    let signers = if roles.is_empty() { Signers::new() } else { repository::signers(&home, &roles, &passphrase)? };
     let published = publication
         .commit(&signers, session.now)
         .with_context(|| format!("could not put {} into the repository", manifest.codename))?;

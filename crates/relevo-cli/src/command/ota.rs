@@ -362,11 +362,7 @@ pub(crate) fn diff(session: &Session<'_>, args: &OtaDiff) -> anyhow::Result<Answ
 /// Copies a package, with signatures added, into a file that gets its name at the end.
 ///
 /// Until then it lies in `scratch`, a directory of the same file system.
-pub(crate) fn sign_to(
-    from: &Path,
-    (to, scratch): (&Path, &Path),
-    signers: &[ed25519_dalek::SigningKey],
-) -> anyhow::Result<Front> {
+fn sign_to(from: &Path, (to, scratch): (&Path, &Path), signers: &[ed25519_dalek::SigningKey]) -> anyhow::Result<Front> {
     let draft = Draft::new_in(scratch, to, PUBLIC)?;
     let front = sign_file(from, draft.unfinished(), signers, &Limits::default())
         .with_context(|| format!("could not sign {}", from.display()))?;

@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::{
     args::Refresh,
     home::Home,
-    keys, repository,
+    keyring::Keyring,
+    repository,
     session::{Answer, Session},
 };
 
@@ -23,20 +24,14 @@ struct Refreshed {
 pub(crate) fn run(session: &Session<'_>, args: &Refresh) -> anyhow::Result<Answer> {
     let home = Home::open(&session.dir)?;
     let repository = repository::open(&home)?;
-    let passphrase = keys::passphrase(session, &args.passphrase)?;
-    let online = ["snapshot".to_owned(), "timestamp".to_owned()];
-    let mut signed = Vec::new();
-    if !args.role.is_empty() {
-        let mut publication = repository.publication()?;
-        args.role.iter().try_for_each(|role| publication.renew(role))?;
-        let signers = repository::signers(&home, &publication.needed_signers(), &passphrase)?;
-        signed = publication.commit(&signers, session.now)?.roles;
-    }
-    let signers = repository::signers(&home, &online, &passphrase)?;
-    let refreshed = repository.refresh(&signers, session.now)?;
-    signed.extend(refreshed.roles);
+    let mut publication = repository.publication()?;
+    args.role.iter().try_for_each(|role| publication.renew(role))?;
+    publication.renew_online(session.now)?;
+    let ring = Keyring::open(session, &home, &args.passphrase)?;
+    let signers = ring.signers(&publication.needs()?)?;
+    let refreshed = publication.commit(&signers, session.now)?;
+    let mut signed = refreshed.roles;
     signed.sort();
-    signed.dedup();
 
     let state = repository.current()?;
     let roles = expiries(state.roles(), session.now);

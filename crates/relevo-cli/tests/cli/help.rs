@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Machine, binary};
 
 /// Every command with its subcommands.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 41] = [
     "",
     "init",
     "device",
@@ -17,6 +17,24 @@ const COMMANDS: [&str; 23] = [
     "delta",
     "publish",
     "refresh",
+    "key",
+    "key new",
+    "key list",
+    "key show",
+    "key passwd",
+    "role",
+    "role list",
+    "role show",
+    "role add",
+    "role remove",
+    "role threshold",
+    "role expire",
+    "ceremony",
+    "ceremony start",
+    "ceremony show",
+    "ceremony sign",
+    "ceremony status",
+    "ceremony finish",
     "repo",
     "repo check",
     "repo gc",
@@ -100,6 +118,23 @@ fn man_pages_are_made_for_every_command() {
     assert!(machine.run(["man"]).expect(0).out.contains("relevo"));
 }
 
-/// Commands that open keys.
-const NEED_PASSPHRASE: [&str; 8] =
-    ["init", "device add", "import", "delta", "publish", "refresh", "ota diff", "ota sign"];
+/// Commands whose pages speak of passphrases: those that open keys.
+const NEED_PASSPHRASE: [&str; 17] = [
+    "init",
+    "device add",
+    "import",
+    "delta",
+    "publish",
+    "refresh",
+    "key",
+    "key new",
+    "key passwd",
+    "role add",
+    "role remove",
+    "role threshold",
+    "role expire",
+    "ceremony sign",
+    "ceremony finish",
+    "ota diff",
+    "ota sign",
+];

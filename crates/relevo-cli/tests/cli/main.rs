@@ -8,8 +8,10 @@
 mod ab;
 mod ab_release;
 mod ab_write;
+mod ceremony;
 mod help;
 mod import;
+mod keys;
 mod ota;
 mod ota_sources;
 mod release;

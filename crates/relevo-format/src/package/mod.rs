@@ -15,4 +15,4 @@ mod sign;
 pub use feature::{BaseKind, Codec, Engine, Role};
 pub use front::{Front, Limits, MAGIC, PackageError, VERSION};
 pub use manifest::{Base, Info, Manifest, Partition, Piece, Stream};
-pub use sign::{KeyId, SIGNATURE_LEN, Signature, key_id, sign_file};
+pub use sign::{KeyId, SIGNATURE_LEN, Signature, key_id, sign_file, sign_file_with};

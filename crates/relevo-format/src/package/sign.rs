@@ -51,13 +51,29 @@ impl Signature {
 /// [`PackageError`] if `from` is no package or its length is wrong, [`PackageError::Limit`] for more signatures than
 /// `limits` takes, [`PackageError::Write`] if writing fails.
 pub fn sign_file(from: &Path, to: &Path, keys: &[SigningKey], limits: &Limits) -> Result<Front, PackageError> {
+    sign_file_with(from, to, limits, |message| {
+        let sign =
+            |key: &SigningKey| Signature { key_id: key_id(&key.verifying_key()), bytes: key.sign(message).to_bytes() };
+        Ok(keys.iter().map(sign).collect())
+    })
+}
+
+/// As [`sign_file`], with signatures that `sign` makes over the message that it is given: by keys that are not here.
+///
+/// # Errors
+/// As [`sign_file`], and whatever `sign` says.
+pub fn sign_file_with<E: From<PackageError>>(
+    from: &Path,
+    to: &Path,
+    limits: &Limits,
+    sign: impl FnOnce(&[u8]) -> Result<Vec<Signature>, E>,
+) -> Result<Front, E> {
     let package = FileAt::open(from).map_err(PackageError::Io)?;
     let mut front = Front::read(&mut Section::whole(&package), limits)?;
     front.check_len(package.len())?;
     let body = front.body_offset().get();
     let body = Section::new(&package, body, package.len().get() - body).map_err(PackageError::Io)?;
-    for key in keys {
-        let signature = Signature::new(&front, key);
+    for signature in sign(&front.message())? {
         front.add_signature(signature);
     }
     check_count(front.signatures().len(), limits)?;
