@@ -136,6 +136,7 @@ fn main() -> io::Result<()> {
     // Three blocks of data, and one of their tree.
     seed("avb", "tree", &image("product.img.zst")?)?;
     target_files()?;
+    dialects()?;
     programs()?;
     ab()
 }
@@ -149,6 +150,17 @@ fn target_files() -> io::Result<()> {
     seed("target_files", "dynamic", dynamic.as_bytes())?;
     seed("target_files", "partitions", b"boot\nsystem\nvendor_boot\n\nRUN_POSTINSTALL_system=true\n")?;
     seed("target_files", "apex", b"\x0a\x15\x0a\x0fcom.android.art\x10\x23\x18\x00")
+}
+
+/// Paths with and without a table of their own.
+fn dialects() -> io::Result<()> {
+    let table = "[[dialect]]\nname = \"a\"\npaths = [\"/x/{channel}/{device}/{incr}.json\"]\nunknown = \"empty\"\nbuilds = 2\n\
+        channels = \"each-type\"\nbody = { list = [\"{items}\"], id = \"{null}\" }\n\
+        item = { a = \"{file} of {size}\", b = \"{sdk?}\", c = [1, 2.5, true] }\n";
+    seed("dialects", "table", format!("/x/beta/ginkgo/eng.7.json\n{table}").as_bytes())?;
+    seed("dialects", "v1", b"/api/v1/gin%6bgo/nightly/eng.7/")?;
+    seed("dialects", "v2", b"/api/v2/devices/ginkgo/builds")?;
+    seed("dialects", "single", b"/pixelexperience/ota/ginkgo/thirteen")
 }
 
 /// Small programs of each kind, with a patch between two and with what they have in common.

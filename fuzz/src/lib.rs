@@ -17,6 +17,7 @@ use relevo_format::{
     payload::{self, Certificate, Payload, PrivateKey, PublicKey, Sink, apply_operation, is_applied},
     target_files::{self, Properties},
 };
+use relevo_dialect::{BaseUrl, Offers, Parts, Site, Table};
 use relevo_meta::chunks::ChunkList;
 use relevo_types::{ByteLen, PartitionName, Sha256};
 use sha2::Digest;
@@ -25,7 +26,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -44,6 +45,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("avb", avb),
     ("keys", keys),
     ("target_files", target_files),
+    ("dialects", dialects),
 ];
 
 mod avb;
@@ -438,5 +440,21 @@ pub fn target_files(data: &[u8]) {
     if let Ok(partitions) = target_files::ab_partitions(&text) {
         assert!(partitions.is_sorted() && !partitions.is_empty());
         assert!(target_files::postinstall(&properties, &partitions).len() <= partitions.len());
+    }
+}
+
+/// A path that somebody asks, and behind a line's end a table of dialects.
+pub fn dialects(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (path, table) = text.split_once('\n').unwrap_or((&text, ""));
+    let site = Site { public: BaseUrl::parse("https://ota.example").ok(), mirrors: Vec::new() };
+    let (Ok(table), Some(parts)) = (Table::with(table), Parts::new(path)) else { return };
+    let Some(question) = table.find(&parts) else { return };
+    let offers = Offers::default();
+    let key = question.key(&offers, jiff::Timestamp::UNIX_EPOCH);
+    if let Ok(answer) = question.answer(&key, &offers, &site)
+        && question.content_type() == "application/json"
+    {
+        serde_json::from_slice::<serde_json::Value>(&answer).expect("an answer is JSON");
     }
 }

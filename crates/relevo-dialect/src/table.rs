@@ -248,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_is_read() {
+        let table = Table::with(include_str!("../../../deploy/dialects.toml")).unwrap();
+
+        assert_eq!(table.own, 2);
+        assert!(table.dialects().iter().all(|dialect| dialect.https));
+    }
+
+    #[test]
     fn says_what_is_wrong_with_a_table() {
         use TableError::{Builds, NoPaths, Pattern, Shape, Syntax, TooLong, TooMany, Word};
         let with = |line: &str| Table::parse(&format!("{LEAST}{line}\n")).unwrap_err();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "clippy knows tests only by their attribute, and the clients are tests too")]
 
 mod fixture;
+mod forks;
 mod lineage_v1;
 mod lineage_v2;
 mod net;
