@@ -142,9 +142,16 @@ pub enum Device {
         /// Which device
         codename: Codename,
     },
+    /// Print how a device is unlocked and gets its first build, in English
+    Guide {
+        /// A codename, or a file ending in .toml
+        #[arg(value_name = "CODENAME|FILE")]
+        device: String,
+    },
     /// Check manifests, of this directory or any files: mistakes, contradictions, and what two of them claim
     Check {
-        /// Codenames, files ending in .toml, or directories of such [default: all devices of the directory]
+        /// Codenames, files ending in .toml, or directories of such; files of a directory `guides` are guides [default:
+        /// all devices of the directory]
         #[arg(value_name = "CODENAME|FILE|DIR")]
         manifests: Vec<String>,
     },

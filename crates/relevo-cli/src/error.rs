@@ -521,10 +521,20 @@ pub enum CliError {
         problems: usize,
     },
     /// No device manifest has that name.
-    #[error("{text:?} is neither a device of this directory nor a file ending in .toml")]
+    #[error("{text:?} is neither a device of this directory nor a file ending in .toml nor a directory")]
     NoManifest {
         /// What was given.
         text: String,
+    },
+    /// A manifest names a guide that is not there.
+    #[error("the manifest of {codename} names the guide {id}, and there is none; there are {known}")]
+    NoGuide {
+        /// Which device.
+        codename: Codename,
+        /// What it names.
+        id: String,
+        /// Those that there are.
+        known: String,
     },
 }
 

@@ -96,6 +96,7 @@ fn dispatch(session: &Session<'_>, command: &Command) -> anyhow::Result<Answer> 
         Command::Device(Device::Add(args)) => command::device::add(session, args),
         Command::Device(Device::List) => command::device::list(session),
         Command::Device(Device::Show { codename }) => command::device::show(session, codename),
+        Command::Device(Device::Guide { device }) => command::device_guide::guide(session, device),
         Command::Device(Device::Check { manifests }) => command::device_check::check(session, manifests),
         Command::Import(args) => command::import::run(session, args),
         Command::Delta(args) => command::delta::run(session, args),

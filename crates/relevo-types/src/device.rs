@@ -166,9 +166,12 @@ pub struct PayloadFacts {
 /// Steps for people, per language, or where they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Guide {
-    /// Ids of the guides that hold for this device, in order.
+    /// Ids of the guides that hold for this device, in order; see [`crate::guide`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guides: Vec<String>,
+    /// What `fastboot` is told, for a guide that says so; of `unlock` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// A page with the steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     ByteLen, DeviceManifest, InstallKind, PartitionName,
-    device::{Compression, DynamicPartitions},
+    device::{Compression, DynamicPartitions, Guide},
     device_people::Variant,
+    guide,
     manifest_reader::ManifestProblem,
 };
 
@@ -59,6 +60,8 @@ impl Examined {
         }
         check.virtual_ab();
         check.recovery();
+        check.guides("unlock", &examined.manifest.unlock);
+        check.guides("install", &examined.manifest.install);
         let mut found = check.found;
         found.sort_by_key(ManifestProblem::order);
         examined.contradictions = found;
@@ -278,6 +281,26 @@ impl Check<'_> {
         }
     }
 
+    /// Guides are there, and are told all that they name.
+    fn guides(&mut self, key: &str, guide: &Guide) {
+        let manifest = &self.examined.manifest;
+        for (index, id) in guide.guides.iter().enumerate() {
+            let key = format!("{key}.guides[{index}]");
+            match guide::builtin(id) {
+                None => {
+                    let known: Vec<_> = guide::all().iter().map(|guide| guide.id.as_str()).collect();
+                    self.add(key, format!("one of {}", known.join(", ")), format!("{id:?}"));
+                }
+                Some(guide) => {
+                    for name in guide.missing(manifest) {
+                        let actual = format!("{id:?}, which names {name}, and this manifest does not");
+                        self.add(key.clone(), "a guide that has all its facts", actual);
+                    }
+                }
+            }
+        }
+    }
+
     /// Where a recovery can be: devices without slots have a partition for it, which updates of Android leave alone;
     /// on those with slots it is part of what an update brings.
     fn recovery(&mut self) {
@@ -416,6 +439,23 @@ partition = "boot"
                  is \"boot\"",
                 "line 6: recovery.flash_first[0] must be another partition than the recovery's own; it is \"boot\""
             ]
+        );
+    }
+
+    #[test]
+    fn guides_are_there_and_have_their_facts() {
+        assert_eq!(
+            found("partition = \"boot\"", "partition = \"boot\"\n[install]\nguides = [\"recovery-fastboot\"]"),
+            [
+                "line 16: install.guides[0] must be a guide that has all its facts; it is \"recovery-fastboot\", which names \
+              bootloader-buttons, and this manifest does not"
+            ]
+        );
+        let unknown = found("partition = \"boot\"", "partition = \"boot\"\n[unlock]\nguides = [\"mi-unlock\"]");
+        assert!(
+            unknown[0].starts_with("line 16: unlock.guides[0] must be one of first-install, prepare, ")
+                && unknown[0].ends_with("; it is \"mi-unlock\""),
+            "{unknown:?}"
         );
     }
 

@@ -26,6 +26,10 @@ mod device_check;
 mod device_people;
 #[cfg(feature = "manifest")]
 mod device_toml;
+#[cfg(feature = "manifest")]
+pub mod guide;
+#[cfg(feature = "manifest")]
+mod guide_toml;
 mod kind;
 mod length;
 #[cfg(feature = "manifest")]

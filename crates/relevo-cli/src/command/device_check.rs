@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use relevo_types::{Codename, DeviceManifest, Examined, MAX_MANIFEST, ManifestProblem, clashes};
+use relevo_types::{Codename, DeviceManifest, Examined, MAX_MANIFEST, ManifestProblem, clashes, guide::SharedGuide};
 use serde::Serialize;
 
 use crate::{
@@ -24,7 +24,7 @@ const MAX_FILES: usize = 10_000;
 #[derive(Debug, Serialize)]
 struct Checked {
     file: String,
-    /// None if the file could not be read that far.
+    /// None if the file could not be read that far, or is a guide.
     device: Option<Codename>,
     problems: Vec<Problem>,
 }
@@ -114,7 +114,7 @@ fn own(session: &Session<'_>, text: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// The manifests of a directory, in the order of their names.
+/// The manifests of a directory, in the order of their names, and those of its `guides`.
 fn manifests_in(dir: &Path) -> Result<Vec<PathBuf>, CliError> {
     let failed = |source| CliError::Read { path: dir.into(), source };
     let mut paths = Vec::new();
@@ -125,6 +125,10 @@ fn manifests_in(dir: &Path) -> Result<Vec<PathBuf>, CliError> {
         }
     }
     paths.sort();
+    let guides = dir.join("guides");
+    if guides.is_dir() {
+        paths.append(&mut manifests_in(&guides)?);
+    }
     Ok(paths)
 }
 
@@ -133,6 +137,9 @@ fn check_one(session: &Session<'_>, candidate: &Candidate) -> Result<(Checked, O
     let missing = || CliError::Read { path: path.clone(), source: std::io::ErrorKind::NotFound.into() };
     let text = read_text(path, MAX_MANIFEST.get())?.ok_or_else(missing)?;
     let file = path.display().to_string();
+    if path.parent().is_some_and(|dir| dir.ends_with("guides")) {
+        return Ok((Checked { problems: guide_problems(path, &text), file, device: None }, None));
+    }
     let examined = match DeviceManifest::examine(&text) {
         Ok(examined) => examined,
         Err(error) => {
@@ -150,4 +157,15 @@ fn check_one(session: &Session<'_>, candidate: &Candidate) -> Result<(Checked, O
         }
     }
     Ok((Checked { file, device: Some(codename.clone()), problems }, Some(examined)))
+}
+
+fn guide_problems(path: &Path, text: &str) -> Vec<Problem> {
+    match SharedGuide::parse(text) {
+        Ok(guide) if path.file_stem().is_none_or(|stem| stem != guide.id.as_str()) => {
+            let message = format!("it is the guide {0}; name it {0}.toml", guide.id);
+            vec![Problem { line: None, message }]
+        }
+        Ok(_) => Vec::new(),
+        Err(error) => error.problems.iter().map(Problem::from).collect(),
+    }
 }

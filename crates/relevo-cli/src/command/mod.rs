@@ -7,6 +7,7 @@ pub(crate) mod ceremony;
 pub(crate) mod delta;
 pub(crate) mod device;
 pub(crate) mod device_check;
+pub(crate) mod device_guide;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod init;

@@ -5,13 +5,14 @@ use std::fs;
 use crate::support::{Machine, binary};
 
 /// Every command with its subcommands.
-const COMMANDS: [&str; 41] = [
+const COMMANDS: [&str; 42] = [
     "",
     "init",
     "device",
     "device add",
     "device list",
     "device show",
+    "device guide",
     "device check",
     "import",
     "delta",

@@ -76,6 +76,10 @@ fn a_directory_of_manifests_is_checked_as_a_whole() {
                  [[variants]]\nname = \"POCO F4\"\nmodels = [\"M2012K11AG\"]\n";
     fs::write(dir.join("poco.toml"), munch).unwrap();
     fs::write(dir.join("README"), "no manifest").unwrap();
+    fs::create_dir(dir.join("guides")).unwrap();
+    fs::write(dir.join("guides/odin.toml"), "id = \"heimdall\"\ntitle = \"x\"\nsteps = [{ id = \"a\", text = \"b\" }]")
+        .unwrap();
+    fs::write(dir.join("guides/fastboot.toml"), "id = \"fastboot\"\nsteps = []\n").unwrap();
     fs::create_dir(dir.join("more.toml")).unwrap();
     let dir = machine.text("manifests");
 
@@ -85,10 +89,45 @@ fn a_directory_of_manifests_is_checked_as_a_whole() {
         machine.at_desk(["device", "check", "ginkgo", &dir, &format!("{dir}/alioth.toml"), "--json"]).expect(1).json();
 
     insta::assert_snapshot!(machine.masked_paths(&format!("{}\n{}", run.out, run.err)));
-    assert_eq!(json["manifests"].as_array().unwrap().len(), 3);
+    assert_eq!(json["manifests"].as_array().unwrap().len(), 5);
     let empty = machine.path("empty");
     fs::create_dir(&empty).unwrap();
     assert_eq!(machine.run(["device", "check", &machine.text("empty")]).expect(0).out, "no devices\n");
+}
+
+#[test]
+fn a_guide_is_filled_with_the_facts_of_its_device() {
+    let machine = Machine::new();
+    machine.run(["init", &machine.text("desk"), "--key-cost", "low"]).expect(0);
+    let text = "codename = \"a52q\"\nvendor = \"samsung\"\nkind = \"block\"\n\
+                buttons = { bootloader = [\"volume-up\", \"volume-down\", \"cable\"], recovery = [\"power\"] }\n\
+                recovery = { partition = \"recovery\", flash_first = [\"vbmeta\"] }\n\
+                [install]\nguides = [\"recovery-samsung\"]\nlink = \"https://example.org/\"\n\
+                steps = { en = [\"Be patient.\"], es = [\"Paciencia.\"] }\n";
+    let file = machine.text("a52q.toml");
+    fs::write(&file, text).unwrap();
+    machine.at_desk(["device", "add", "a52q", "--manifest", &file]).expect(0);
+
+    let shown = machine.at_desk(["device", "guide", "a52q"]).expect(0).out;
+    let json = machine.run(["device", "guide", &file, "--json"]).expect(0).json();
+
+    insta::assert_snapshot!(shown);
+    let steps = &json["install"]["parts"][0]["steps"];
+    assert_eq!(steps[0]["message"], "guide-recovery-samsung-files");
+    assert_eq!(json["values"]["bootloader-buttons"], json!(["volume-up", "volume-down"]));
+    assert!(json["unlock"]["parts"].as_array().unwrap().is_empty());
+
+    fs::write(&file, text.replace("recovery-samsung", "recovery-odin")).unwrap();
+    let unknown = machine.run(["device", "guide", &file]).expect(1);
+    assert!(
+        unknown.err.contains("names the guide recovery-odin, and there is none; there are first-install, "),
+        "{}",
+        unknown.err
+    );
+    let bare = machine.text("bare.toml");
+    fs::write(&bare, "codename = \"bare\"\nvendor = \"b\"\nkind = \"ab\"\n").unwrap();
+    let bare = machine.run(["device", "guide", &bare]).expect(0).out;
+    assert_eq!(bare, "the manifest of bare names no guides, no steps and no pages\n");
 }
 
 #[test]

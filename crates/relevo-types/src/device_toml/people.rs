@@ -99,7 +99,11 @@ impl Reader {
         let mut guide = Guide::default();
         let Some(at) = get(table, "", key) else { return guide };
         let Some(table) = self.table(&at) else { return guide };
-        self.unknown_keys(&at.key, table, &["guides", "link", "steps"]);
+        match key {
+            "unlock" => self.unknown_keys(&at.key, table, &["guides", "command", "link", "steps"]),
+            _ => self.unknown_keys(&at.key, table, &["guides", "link", "steps"]),
+        }
+        guide.command = get(table, &at.key, "command").and_then(|at| self.text(&at));
         for item in get(table, &at.key, "guides").map(|at| self.list(&at)).unwrap_or_default() {
             guide.guides.extend(self.message_id(&item));
         }

@@ -87,6 +87,7 @@ fn refuses_values_out_of_range() {
         ("[unlock]\nlink = \"javascript:1\"", "unlock.link"),
         ("[unlock]\nguides = [\"Mi-Unlock\"]", "unlock.guides[0]"),
         ("[install]\nguides = [\"fastboot-\"]", "install.guides[0]"),
+        ("[unlock]\ncommand = \"\"", "unlock.command"),
         ("[hardware]\narchitecture = \"mips\"", "hardware.architecture"),
         ("[hardware]\nram_gb = [0]", "hardware.ram_gb[0]"),
         ("[hardware]\nreleased = 2019", "hardware.released"),
@@ -177,6 +178,7 @@ fn full() -> DeviceManifest {
         start = "reboot"
         [unlock]
         guides = ["before", "mi-unlock"]
+        command = "fastboot flashing unlock"
         link = "https://example.org/"
         [install.steps]
         en = ["One.", "Two."]
