@@ -19,6 +19,8 @@ pub struct Offers {
     names: Vec<(String, usize)>,
     by_name: HashMap<String, usize>,
     packages: HashMap<Sha256, TargetPath>,
+    /// Packages by the names that GrapheneOS's updater makes for them.
+    graphene: HashMap<String, (TargetPath, Sha256)>,
 }
 
 /// A device.
@@ -148,6 +150,7 @@ impl Offers {
             offers.devices.push(Device::new(device, expires));
         }
         offers.name(trusted);
+        offers.name_for_graphene();
         offers
     }
 
@@ -176,6 +179,34 @@ impl Offers {
     /// Whether the repository lists this file as a package that was not withdrawn.
     pub fn has_package(&self, path: &TargetPath, sha256: &Sha256) -> bool {
         self.packages.get(sha256) == Some(path)
+    }
+
+    /// The package that GrapheneOS's updater calls `file`, unless nobody vouches for its device any more.
+    ///
+    /// # Source
+    /// `platform_packages_apps_Updater`, `Service.java`: `DEVICE-incremental-FROM-TO.zip`, then `DEVICE-ota_update-TO.zip`.
+    pub fn graphene(&self, file: &str, now: Timestamp) -> Option<(&TargetPath, &Sha256)> {
+        let (path, sha256) = self.graphene.get(file)?;
+        let device = self.devices.iter().find(|device| device.codename == *path.codename())?;
+        (device.expires > now).then_some((path, sha256))
+    }
+
+    fn name_for_graphene(&mut self) {
+        let mut files = HashMap::new();
+        for (name, place) in &self.names {
+            for build in self.devices[*place].channels.iter().flat_map(|channel| &channel.builds) {
+                // The app goes by names alone, so it would take a package whose floor it does not know.
+                for package in build.full.iter().chain(&build.deltas).filter(|package| package.floor.is_none()) {
+                    let to = &build.incremental;
+                    let file = match &package.from {
+                        Some(from) => format!("{name}-incremental-{from}-{to}.zip"),
+                        None => format!("{name}-ota_update-{to}.zip"),
+                    };
+                    files.entry(file).or_insert_with(|| (package.path.clone(), package.sha256));
+                }
+            }
+        }
+        self.graphene = files;
     }
 
     /// Gives each device its codename, and the other names that its zips have for it unless another device has them too.

@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use relevo_types::Channel;
 use serde_json::{Value, json};
 
 use crate::{
     answer::{NoAnswer, Question, What},
-    offer::{Offers, Wanted},
+    offer::{Build, Device, Offers, Wanted},
     pattern::{Captures, Parts},
 };
 
@@ -22,6 +23,10 @@ pub enum Page {
     Oems,
     /// `/api/v2/devices/{device}`: one device.
     Device,
+    /// `/graphene/{device}-{channel}`: the newest build of a channel, in one line.
+    GrapheneChannel,
+    /// `/graphene/overview.json`: the newest build of every channel of every device.
+    GrapheneOverview,
 }
 
 /// The page of a path.
@@ -35,18 +40,30 @@ pub(crate) fn find<'t, 'p>(path: &Parts<'p>) -> Option<Question<'t, 'p>> {
         ["api", "v1", "devices"] => page(Page::Devices, ""),
         ["api", "v2", "oems"] => page(Page::Oems, ""),
         ["api", "v2", "devices", device] => page(Page::Device, device),
+        ["graphene", "overview.json"] => page(Page::GrapheneOverview, ""),
+        // A codename may have a dash in it, so a channel that has one cannot be asked for here.
+        ["graphene", name] => {
+            let (device, channel) = name.rsplit_once('-')?;
+            Channel::parse(channel).ok()?;
+            let (device, channel) = (Cow::Borrowed(device), Some(Cow::Borrowed(channel)));
+            let captures = Captures { device, channel, ..Captures::default() };
+            Some(Question { what: What::Page(Page::GrapheneChannel), captures })
+        }
         _ => None,
     }
 }
 
 impl Page {
     pub(crate) fn content_type(self) -> &'static str {
-        "application/json"
+        match self {
+            Self::GrapheneChannel => "text/plain; charset=utf-8",
+            _ => "application/json",
+        }
     }
 
     /// # Source
     /// `lineageos-infra/updater`, `api_v1.py` and `api_v2.py`, for the shapes of the first four.
-    pub(crate) fn answer(self, name: Option<usize>, _wanted: Wanted, offers: &Offers) -> Result<Vec<u8>, NoAnswer> {
+    pub(crate) fn answer(self, name: Option<usize>, wanted: Wanted, offers: &Offers) -> Result<Vec<u8>, NoAnswer> {
         let named = name.map(|name| offers.named(name));
         let value = match self {
             Self::Types => json!({"response": named.map(|(_, device)| device.release_types()).unwrap_or_default()}),
@@ -69,6 +86,22 @@ impl Page {
                 let oems = by_vendor.into_iter().map(|(vendor, devices)| json!({"name": vendor, "devices": devices}));
                 Value::Array(oems.collect())
             }
+            Self::GrapheneChannel => {
+                let (name, device) = named.ok_or(NoAnswer::Absent)?;
+                let (channel, build) = newest(device, wanted).ok_or(NoAnswer::Absent)?;
+                let (incremental, made) = (&build.incremental, build.made.as_second());
+                return Ok(format!("{incremental} {made} {name} {channel}\n").into_bytes());
+            }
+            Self::GrapheneOverview => {
+                let mut overview: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+                for device in offers.devices() {
+                    let channels =
+                        (0..device.channels.len()).filter_map(|place| newest(device, Wanted::Channel(place)));
+                    let channels = channels.map(|(channel, build)| (channel.as_str(), build.incremental.as_str()));
+                    overview.insert(device.codename.as_str(), channels.collect());
+                }
+                json!(overview)
+            }
             Self::Device => {
                 let (_, device) = named.ok_or(NoAnswer::Absent)?;
                 let (codename, vendor) = (device.codename.as_str(), device.vendor.as_str());
@@ -81,4 +114,10 @@ impl Page {
         };
         Ok(value.to_string().into_bytes())
     }
+}
+
+/// The newest build that every phone of a channel may go to: with a full package, and without a floor.
+fn newest(device: &Device, wanted: Wanted) -> Option<(&Channel, &Build)> {
+    let offered = device.offered(wanted, None);
+    offered.into_iter().find(|offered| offered.full.is_some()).map(|offered| (&offered.channel.channel, offered.build))
 }

@@ -11,8 +11,22 @@ use actix_web::{
 };
 use relevo_dialect::{NoAnswer, Parts};
 
-use super::{SHORT, not_found, plain, refuse};
+use super::{SHORT, not_found, plain, refuse, repo};
 use crate::{body::HeadBody, dialects::Answer, encoding::Coding, layout::RepoFile, precondition::Tag, startup::State};
+
+/// `/graphene/**`: the zips by the names that GrapheneOS's updater makes for them, and the line that names the newest.
+pub(crate) async fn graphene(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    let Some(file) = request.uri().path().strip_prefix("/graphene/").filter(|file| file.ends_with(".zip")) else {
+        return serve(request, state).await;
+    };
+    if let Some(refused) = refuse(&request) {
+        return refused;
+    }
+    let Some(catalog) = state.catalogs.last() else { return unverified() };
+    let Some((path, sha256)) = catalog.offers.graphene(file, (state.clock)()) else { return not_found() };
+    let file = RepoFile::Target { path: path.clone(), sha256: *sha256 };
+    repo::send_file(&request, &state, file, repo::Name::Other).await
+}
 
 /// Answers what no other route does: a path of the table of dialects, or nothing.
 pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> HttpResponse {

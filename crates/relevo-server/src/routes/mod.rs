@@ -20,6 +20,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         // A scope, since a pattern such as `/repo/{file:.*}` runs a regular expression for each poll: 9 % of its time.
         .service(web::scope("/repo").default_service(web::route().to(repo::serve)))
         .service(web::scope("/get").default_service(web::route().to(dialects::redirect)))
+        .service(web::scope("/graphene").default_service(web::route().to(dialects::graphene)))
         // Paths of other updaters are a table, so they are found in it rather than by the framework.
         .default_service(web::route().to(dialects::serve));
 }

@@ -60,12 +60,31 @@ pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> Http
     let Some(file) = request.uri().path().strip_prefix("/repo/").and_then(RepoFile::parse) else {
         return not_found();
     };
+    send_file(&request, &state, file, Name::Own).await
+}
+
+/// Which name a file was asked for by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// Its own in the repository.
+    Own,
+    /// One that may stand for another file some day.
+    Other,
+}
+
+/// Answers with a file of the repository. The request is a GET or a HEAD.
+pub(crate) async fn send_file(
+    request: &HttpRequest,
+    state: &web::Data<State>,
+    file: RepoFile,
+    name: Name,
+) -> HttpResponse {
     let ranged = request.headers().contains_key(header::RANGE);
     let coding = match file {
         RepoFile::Target { .. } => Coding::Identity,
         // A range counts bytes of the file, so it is answered from the file.
         _ if ranged => Coding::Identity,
-        _ => Coding::negotiate(AcceptEncoding::parse(&request).ok().as_ref()),
+        _ => Coding::negotiate(AcceptEncoding::parse(request).ok().as_ref()),
     };
     let now_seconds = (state.clock)().as_second();
     // Without a thread, if the bytes are at hand and there is nothing to compress.
@@ -74,14 +93,17 @@ pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> Http
         Some(represent(&file, &document, compressed, coding, now_seconds))
     });
     if let Some(opened) = at_hand {
-        return answer(&request, &state, &file, opened);
+        return answer(request, state, &file, opened);
     }
     let opening = {
         let (state, file) = (state.clone(), file.clone());
         tokio::task::spawn_blocking(move || open(&state, &file, coding, now_seconds))
     };
     match opening.await.map_err(io::Error::other).and_then(|opened| opened) {
-        Ok(opened) => answer(&request, &state, &file, opened),
+        Ok(mut opened) => {
+            opened.validators.immutable &= name == Name::Own;
+            answer(request, state, &file, opened)
+        }
         Err(error) if layout::is_absent(&error) => not_found(),
         Err(error) => {
             tracing::warn!(%error, file = %file.path().display(), "could not read a file of the repository");

@@ -4,6 +4,7 @@
 
 mod fixture;
 mod forks;
+mod graphene;
 mod lineage_v1;
 mod lineage_v2;
 mod net;
