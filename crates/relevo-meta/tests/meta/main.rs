@@ -5,6 +5,8 @@ mod attacks;
 #[cfg(test)]
 mod authoring;
 #[cfg(test)]
+mod ceremony;
+#[cfg(test)]
 mod chunks;
 #[cfg(test)]
 mod crypto;
