@@ -1,6 +1,8 @@
 //! The real programs together: from two builds to an updated phone, through kills, damage and bad mirrors.
 
 #[cfg(test)]
+mod ceremonies;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod mirrors;
