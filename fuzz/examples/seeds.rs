@@ -221,6 +221,10 @@ fn ab() -> io::Result<()> {
     seed("keys", "p256", &p256())?;
     let certificate = include_bytes!("../../tests/data/aosp/ota_cert.x509.pem");
     seed("keys", "certificate", certificate)?;
+    seed("device", "miatoll", include_bytes!("../../manifests/miatoll.toml"))?;
+    seed("device", "bluejay", include_bytes!("../../manifests/bluejay.toml"))?;
+    seed("device", "rpi4", include_bytes!("../../manifests/rpi4.toml"))?;
+    seed("device", "guide", include_bytes!("../../manifests/guides/recovery-fastboot.toml"))?;
     seed("keys", "public", include_bytes!("../../tests/data/aosp/payload_key.pub.pem"))
 }
 

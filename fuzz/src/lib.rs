@@ -6,6 +6,7 @@
 
 use std::{io, ops::ControlFlow};
 
+use relevo_dialect::{BaseUrl, Offers, Parts, Site, Table};
 use relevo_format::{
     ReadAt, Section,
     apply::{apply_piece, body, check_source},
@@ -17,7 +18,6 @@ use relevo_format::{
     payload::{self, Certificate, Payload, PrivateKey, PublicKey, Sink, apply_operation, is_applied},
     target_files::{self, Properties},
 };
-use relevo_dialect::{BaseUrl, Offers, Parts, Site, Table};
 use relevo_meta::chunks::ChunkList;
 use relevo_types::{ByteLen, PartitionName, Sha256};
 use sha2::Digest;
@@ -26,7 +26,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -46,12 +46,15 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("keys", keys),
     ("target_files", target_files),
     ("dialects", dialects),
+    ("device", device),
 ];
 
 mod avb;
+mod device;
 mod patch;
 
 pub use avb::avb;
+pub use device::device;
 pub use patch::{bsdf2, locate, lz4diff, puffin, zucchini};
 
 /// The front of a package: what is read is written back as it was.
