@@ -56,6 +56,8 @@ pub enum Command {
     Delta(Delta),
     /// Sign the packages that were made and put them into the repository, all at once
     Publish(Publish),
+    /// Take a published build back: phones that do not have it yet leave it alone
+    Withdraw(Withdraw),
     /// Sign timestamp and snapshot anew, and warn of what expires soon
     Refresh(Refresh),
     /// Keys: files, and programs that sign elsewhere
@@ -284,11 +286,55 @@ pub struct Refresh {
     pub passphrase: PassphraseFrom,
 }
 
+/// `relevo withdraw`.
+#[derive(Debug, Args)]
+pub struct Withdraw {
+    /// The device
+    pub codename: Codename,
+    /// The build
+    pub build: BuildId,
+    /// Offer it again
+    #[arg(long)]
+    pub undo: bool,
+    /// How it is signed.
+    #[command(flatten)]
+    pub how: TakenBack,
+}
+
+/// How a change of what is offered is signed.
+#[derive(Debug, Args)]
+pub struct TakenBack {
+    /// Publish nothing yet: write a proposal to FILE, for the device's other maintainers to sign
+    #[arg(long, value_name = "FILE")]
+    pub ceremony: Option<PathBuf>,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo repo retire`.
+#[derive(Debug, Args)]
+pub struct Retire {
+    /// The device
+    pub codename: Codename,
+    /// Keep the packages that lead to so many of the newest builds of each channel, and to builds that those need first
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep: u16,
+    /// Look at this channel alone [default: all]
+    #[arg(long)]
+    pub channel: Option<Channel>,
+    /// How it is signed.
+    #[command(flatten)]
+    pub how: TakenBack,
+}
+
 /// `relevo repo`.
 #[derive(Debug, Subcommand)]
 pub enum Repo {
     /// Check every file of the repository against its metadata
     Check,
+    /// Stop offering packages that lead to old builds; the files go with `gc`
+    Retire(Box<Retire>),
     /// Remove files that no metadata names any more
     Gc {
         /// Keep so many old versions of each metadata file

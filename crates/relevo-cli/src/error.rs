@@ -158,6 +158,16 @@ pub enum CliError {
         /// How many of which role.
         missing: String,
     },
+    /// A build that no package leads to.
+    #[error("no package of {codename} leads to build {build}; offered are {known}")]
+    NotOffered {
+        /// Which device.
+        codename: Codename,
+        /// Which build.
+        build: BuildId,
+        /// The builds that packages lead to, or `none`.
+        known: String,
+    },
     /// A package that the role vouches for and whose signatures are too few.
     #[error("{} is not signed by {threshold} of the keys that sign for {role}", path.display())]
     PackageSignatures {

@@ -101,6 +101,8 @@ fn dispatch(session: &Session<'_>, command: &Command) -> anyhow::Result<Answer> 
         Command::Import(args) => command::import::run(session, args),
         Command::Delta(args) => command::delta::run(session, args),
         Command::Publish(args) => command::publish::run(session, args),
+        Command::Withdraw(args) => command::offer::withdraw(session, args),
+        Command::Repo(Repo::Retire(args)) => command::offer::retire(session, args),
         Command::Refresh(args) => command::refresh::run(session, args),
         Command::Key(Key::New(args)) => command::key::new(session, args),
         Command::Key(Key::List) => command::key::list(session),

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Machine, binary};
 
 /// Every command with its subcommands.
-const COMMANDS: [&str; 42] = [
+const COMMANDS: [&str; 44] = [
     "",
     "init",
     "device",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 42] = [
     "import",
     "delta",
     "publish",
+    "withdraw",
     "refresh",
     "key",
     "key new",
@@ -38,6 +39,7 @@ const COMMANDS: [&str; 42] = [
     "ceremony finish",
     "repo",
     "repo check",
+    "repo retire",
     "repo gc",
     "ota",
     "ota inspect",
@@ -120,12 +122,14 @@ fn man_pages_are_made_for_every_command() {
 }
 
 /// Commands whose pages speak of passphrases: those that open keys.
-const NEED_PASSPHRASE: [&str; 17] = [
+const NEED_PASSPHRASE: [&str; 19] = [
     "init",
     "device add",
     "import",
     "delta",
     "publish",
+    "withdraw",
+    "repo retire",
     "refresh",
     "key",
     "key new",

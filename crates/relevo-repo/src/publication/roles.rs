@@ -421,7 +421,9 @@ impl Publication<'_> {
     /// The role that a target is published by.
     pub(super) fn role_of(&self, path: &TargetPath) -> String {
         let codename = path.codename();
-        match path.channel().as_str() == NIGHTLY && self.by_nightly.contains(codename) {
+        // What the device's own role lists is found there first, by phones too.
+        let own = self.devices.get(codename).is_some_and(|(_, file)| file.target(path).is_some());
+        match path.channel().as_str() == NIGHTLY && self.by_nightly.contains(codename) && !own {
             true => format!("d-{codename}-{NIGHTLY}"),
             false => format!("d-{codename}"),
         }
