@@ -81,11 +81,15 @@ fn renamed(dir: &Path, is_new: bool) {
 }
 
 fn ext4(is_new: bool) -> Option<Vec<u8>> {
+    ext4_with(is_new, &["-b", "4096", "-O", "^has_journal,^metadata_csum"])
+}
+
+fn ext4_with(is_new: bool, options: &[&str]) -> Option<Vec<u8>> {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (root, image) = (dir.path().join("root"), dir.path().join("image"));
     tree(&root, is_new);
     let mut command = tool("mkfs.ext4")?;
-    command.args(["-q", "-b", "4096", "-O", "^has_journal,^metadata_csum", "-d"]).arg(&root).arg(&image).arg("1024");
+    command.args(["-q"]).args(options).arg("-d").arg(&root).arg(&image).arg("4M");
     assert!(command.status().unwrap().success());
     Some(fs::read(image).unwrap())
 }
@@ -157,6 +161,30 @@ fn a_renamed_file_behind_one_without_blocks_is_found_again() {
 
         assert!(generated.blobs.len().get() < 10_000, "{} with {compression:?}", generated.blobs.len());
     }
+}
+
+#[test]
+fn file_systems_laid_out_otherwise_come_back() {
+    let erofs_options = [
+        &["-zlz4hc,9", "-C16384", "-Eztailpacking"][..],
+        &["-zlz4hc,9", "-C65536", "-Eall-fragments,dedupe"],
+        &["-zlz4", "-Elegacy-compress,ztailpacking"],
+        &["-zlz4hc", "-Ededupe"],
+        &["--chunksize=4096"],
+        &["-Enoinline_data"],
+    ];
+    for options in erofs_options {
+        let Some((old, new)) = pair(erofs(tree, false, options), erofs(tree, true, options)) else { return };
+        made(&old, &new, &Options::default());
+    }
+    for options in [&["-O", "inline_data"][..], &["-b", "1024"], &["-O", "^extent,^64bit"]] {
+        let Some((old, new)) = pair(ext4_with(false, options), ext4_with(true, options)) else { return };
+        made(&old, &new, &Options::default());
+    }
+    // From one file system to the other.
+    let Some((old, new)) = pair(ext4(false), erofs(tree, true, &["-zlz4"])) else { return };
+    made(&old, &new, &Options::default());
+    made(&new, &old, &Options::default());
 }
 
 /// From minor version 6 on phones compute what is behind the files, before that it is carried: the image is the same.
