@@ -148,21 +148,14 @@ impl Piece {
     /// Bytes of memory that making it takes, about.
     pub(super) fn memory(&self, limits: &Limits) -> u64 {
         let new = self.len();
-        let old = (new * 4).clamp(1 << 20, limits.old);
-        // Old bytes have an index of four bytes each and a table.
-        let matched = |old: u64| old * 5 + old.next_power_of_two().min(1 << 24) * 4;
-        // Streams, and what brotli takes for them.
-        let packed = |new: u64| new * 3 + new.clamp(1 << 20, 8 << 20) * 12;
-        let bytes = matched(old) + packed(new);
         let whole: u64 = self.units.iter().map(Unit::whole_len).sum();
         let raw: u64 = self.units.iter().flat_map(|unit| &unit.clusters).map(|cluster| cluster.len).sum();
         match self.kind {
             Kind::Full => new * 12 + (16 << 20),
-            Kind::Bytes => bytes,
-            // Puffs are some larger than what they come from.
-            Kind::Deflated => bytes.max(whole * 2 + matched(whole * 2) + packed(new * 2)),
-            Kind::Program => bytes.max(whole * 4 + matched(whole) + packed(whole / 4)),
-            Kind::Clusters => bytes.max(whole * 2 + raw * 3 + matched(raw * 2) + packed(raw)),
+            Kind::Bytes => limits.of_bytes(new),
+            Kind::Deflated => limits.of_bytes(new).max(limits.of_inflated(whole, new)),
+            Kind::Program => limits.of_bytes(new).max(limits.of_program(whole)),
+            Kind::Clusters => limits.of_bytes(new).max(limits.of_decompressed(whole, raw)),
         }
     }
 

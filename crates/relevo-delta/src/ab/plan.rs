@@ -189,7 +189,7 @@ fn files(pair: &Pair<'_>, allowed: &Operations, from: &mut [u32], cut: &mut Cut<
     let decoded = allowed.lz4diff && is_erofs(&pair.new) && pair.old.as_ref().is_some_and(is_erofs);
     let mut units = Vec::new();
     for file in pair.new.files.iter().flat_map(regular_files) {
-        if decoded && let Some(unit) = clusters(file, from, &mut taken) {
+        if decoded && let Some(unit) = clusters(file, from, &mut taken, cut.limits) {
             if !unit.extents.is_empty() {
                 cut.pieces.push(Piece::clusters(unit));
             }
@@ -212,7 +212,11 @@ fn files(pair: &Pair<'_>, allowed: &Operations, from: &mut [u32], cut: &mut Cut<
     }
     for (unit, is_own) in units {
         match magic(pair, &unit)? {
-            [b'P', b'K', 3, 4] | [0x1f, 0x8b, 8, _] if allowed.puffdiff && unit.whole_len() <= WHOLE => {
+            [b'P', b'K', 3, 4] | [0x1f, 0x8b, 8, _]
+                if allowed.puffdiff
+                    && unit.whole_len() <= WHOLE
+                    && cut.limits.fits_inflated(unit.whole_len(), unit.len()) =>
+            {
                 cut.pieces.push(Piece::deflated(unit));
             }
             [0x7f, b'E', b'L', b'F'] | [b'd', b'e', b'x', b'\n']
@@ -227,7 +231,8 @@ fn files(pair: &Pair<'_>, allowed: &Operations, from: &mut [u32], cut: &mut Cut<
     let rest = from.iter().zip(&taken).map(|(&from, &taken)| from == NEW && !taken).collect::<Vec<_>>();
     let rest = runs(&rest, |&rest| rest);
     let len = pair.new.info.size.get();
-    if pair.new.files.is_none() && !rest.is_empty() && len <= WHOLE {
+    let new = rest.iter().map(Extent::len).sum();
+    if pair.new.files.is_none() && !rest.is_empty() && len <= WHOLE && cut.limits.fits_inflated(len, new) {
         // An image without files, of a kernel perhaps.
         let whole = vec![Extent { start: 0, blocks: from.len() as u64 }];
         cut.pieces.push(Piece::deflated(Unit { path: None, whole, clusters: Vec::new(), extents: rest }));
@@ -256,9 +261,10 @@ fn is_worth_a_program(unit: &Unit, limits: &Limits) -> bool {
 }
 
 /// A file whose clusters can be taken apart; its new ones are made as a whole.
-fn clusters(file: &fs::File, from: &mut [u32], taken: &mut [bool]) -> Option<Unit> {
+fn clusters(file: &fs::File, from: &mut [u32], taken: &mut [bool], limits: &Limits) -> Option<Unit> {
     let all = whole_clusters(file)?;
-    if all.iter().map(|cluster| cluster.stored_len).sum::<u64>() > WHOLE || file.size > WHOLE * 2 {
+    let stored = all.iter().map(|cluster| cluster.stored_len).sum::<u64>();
+    if stored > WHOLE || file.size > WHOLE * 2 || !limits.fits_decompressed(stored, file.size) {
         return None;
     }
     let blocks: Vec<Extent> = all.iter().filter_map(cluster_blocks).collect();

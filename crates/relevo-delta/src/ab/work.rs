@@ -28,6 +28,20 @@ pub(super) struct Limits {
     pub whole: u64,
     /// Bytes for all pieces that are being made.
     memory: u64,
+    /// Most bytes that one piece alone may be thought to take, if that matters: it takes less than the sum of all that is
+    /// thought of, for not all of it is there at once.
+    alone: Option<u64>,
+}
+
+/// Bytes that an index of old bytes takes with them: four for each, and a table.
+const fn matched(old: u64) -> u64 {
+    let table = if old > 1 << 24 { 1 << 24 } else { old.next_power_of_two() };
+    old * 5 + table * 4
+}
+
+/// Bytes of the streams of a patch, and what brotli takes for them.
+fn packed(new: u64) -> u64 {
+    new * 3 + new.clamp(1 << 20, 8 << 20) * 12
 }
 
 impl Limits {
@@ -39,9 +53,42 @@ impl Limits {
             512.. => (8 * MIB, 24 * MIB, 24 * MIB),
             _ => (4 * MIB, 8 * MIB, 8 * MIB),
         };
+        // With much memory the large ones are worth what they take.
+        let alone = Some(memory.get() / 4 * 5).filter(|_| memory.get() / MIB < 1024);
         // Digests and anchors are there beside the pieces.
         let memory = memory.get() - memory.get() / 4;
-        Self { threads, piece, old, whole, memory }
+        Self { threads, piece, old, whole, memory, alone }
+    }
+
+    /// Bytes of memory, about, that a patch of `new` bytes takes.
+    pub(super) fn of_bytes(&self, new: u64) -> u64 {
+        matched((new * 4).clamp(1 << 20, self.old)) + packed(new)
+    }
+
+    /// The same between inflated streams, for a file of `whole` bytes, `new` of which are to be made: puffs are some larger
+    /// than what they come from.
+    pub(super) fn of_inflated(&self, whole: u64, new: u64) -> u64 {
+        whole * 2 + matched(whole * 2) + packed(new * 2)
+    }
+
+    /// The same between programs.
+    pub(super) fn of_program(&self, whole: u64) -> u64 {
+        whole * 4 + matched(whole) + packed(whole / 4)
+    }
+
+    /// The same between decompressed clusters, for a file of `raw` bytes in `whole` bytes of blocks.
+    pub(super) fn of_decompressed(&self, whole: u64, raw: u64) -> u64 {
+        whole * 2 + raw * 3 + matched(raw * 2) + packed(raw)
+    }
+
+    /// Whether a file of so many bytes may be taken as a whole, inflated.
+    pub(super) fn fits_inflated(&self, whole: u64, new: u64) -> bool {
+        self.alone.is_none_or(|most| self.of_inflated(whole, new) <= most)
+    }
+
+    /// Whether a file may be taken as a whole, decompressed.
+    pub(super) fn fits_decompressed(&self, whole: u64, raw: u64) -> bool {
+        self.alone.is_none_or(|most| self.of_decompressed(whole, raw) <= most)
     }
 }
 
@@ -121,4 +168,24 @@ pub(super) fn make_all(
         results[partition].push(made?);
     }
     Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_files_are_taken_as_a_whole_only_where_there_is_memory_for_them() {
+        const MIB: u64 = 1 << 20;
+        let fits = |memory: u32, len: u64| {
+            let limits = Limits::new(ByteLen::mib(memory), 2);
+            [limits.fits_inflated(len * MIB, len * MIB), limits.fits_decompressed(len * MIB, len * 2 * MIB)]
+        };
+
+        assert_eq!(fits(256, 2), [true, true]);
+        assert_eq!(fits(256, 14), [false, false]);
+        assert_eq!(fits(512, 14), [true, true]);
+        assert_eq!(fits(512, 60), [false, false]);
+        assert_eq!(fits(1024, 96), [true, true]);
+    }
 }
