@@ -72,6 +72,9 @@ pub enum Command {
     /// The repository's files
     #[command(subcommand)]
     Repo(Repo),
+    /// The transparency log: every signed file that was ever published
+    #[command(subcommand)]
+    Log(Log),
     /// Package files; no repository needed
     #[command(subcommand)]
     Ota(Ota),
@@ -341,6 +344,78 @@ pub enum Repo {
         #[arg(long, value_name = "N", default_value_t = 2)]
         keep: u64,
     },
+}
+
+/// `relevo log`.
+#[derive(Debug, Subcommand)]
+pub enum Log {
+    /// Begin a log in a repository that has none, or go on with a new key: names it in the root, logs what is there
+    Init(LogInit),
+    /// Show the newest entries
+    Show(LogShow),
+    /// Check that a log continues an earlier state, and that files are in it
+    Verify(LogVerify),
+    /// Hold what several sources show against what was seen before, and raise the alarm on a fork; for cron
+    Watch(LogWatch),
+}
+
+/// `relevo log init`.
+#[derive(Debug, Args)]
+pub struct LogInit {
+    /// Give up the log that is there and begin another; phones and watchers forget what they knew of the old one
+    #[arg(long)]
+    pub new: bool,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `relevo log show`.
+#[derive(Debug, Args)]
+pub struct LogShow {
+    /// A repository's directory or address [default: the one of the maintainer's directory]
+    #[arg(value_name = "DIR|URL")]
+    pub source: Option<String>,
+    /// Show so many entries at most
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub last: u64,
+    /// Show those of this role alone, such as d-CODENAME; reads the whole log
+    #[arg(long)]
+    pub role: Option<String>,
+    /// The first root, from which trust starts [default: the source's own, if it is a directory, or that of --dir]
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+}
+
+/// `relevo log verify`.
+#[derive(Debug, Args)]
+pub struct LogVerify {
+    /// A repository's directory or address [default: the one of the maintainer's directory]
+    #[arg(value_name = "DIR|URL")]
+    pub source: Option<String>,
+    /// An earlier or another state that it must be one history with: a file with a checkpoint, a directory or an address
+    #[arg(long, value_name = "FILE|DIR|URL")]
+    pub since: Option<String>,
+    /// A role's file, named VERSION.ROLE.json, that must be in the log; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// The first root, from which trust starts [default: the source's own, if it is a directory, or that of --dir]
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+}
+
+/// `relevo log watch`.
+#[derive(Debug, Args)]
+pub struct LogWatch {
+    /// Repositories' directories or addresses
+    #[arg(value_name = "DIR|URL", required = true)]
+    pub sources: Vec<String>,
+    /// Directory for what was seen, and for the evidence of a fork
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// The first root, from which trust starts [default: the source's own, if it is a directory, or that of --dir]
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
 }
 
 /// `relevo ota`.

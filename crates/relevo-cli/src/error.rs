@@ -521,6 +521,15 @@ pub enum CliError {
         /// As made.
         actual: relevo_types::Sha256,
     },
+    /// A new log needs a key of its own.
+    #[error("{} is the key of the log that is there", path.display())]
+    SameLog {
+        /// The key.
+        path: PathBuf,
+    },
+    /// Nothing says whom to trust.
+    #[error("nothing says which root to trust")]
+    NoRoot,
     /// Ctrl-C.
     #[error("stopped")]
     Stopped,
@@ -630,6 +639,8 @@ impl CliError {
             Self::OtaKeyExists { .. } => "phones know the old key: put the file aside only if none of them need it".to_owned(),
             Self::NotFull { .. } => "give the full OTA of that build".to_owned(),
             Self::NoAbPartitions { .. } => "unpack its IMAGES, and give that directory".to_owned(),
+            Self::SameLog { .. } => "put it and its .pub aside; a new one is made".to_owned(),
+            Self::NoRoot => "give --root FILE with the first root, as phones are built with".to_owned(),
             Self::NoSource { .. } => "give --source DIR with the images that the phone has now".to_owned(),
             Self::SameDirectory { .. } => "give --out a directory of its own".to_owned(),
             Self::Read { source, .. } | Self::Write { source, .. } => return io_hint(source),

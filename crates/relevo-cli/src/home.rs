@@ -3,7 +3,7 @@
 //! ```text
 //! relevo.toml                       settings
 //! keys/<codename>.ota.key, .ota.crt what signs A/B OTA zips for a device's phones
-//! keys/<name>.key, <name>.pub       root, targets, snapshot, timestamp, v-<vendor>, d-<codename>
+//! keys/<name>.key, <name>.pub       root, targets, snapshot, timestamp, v-<vendor>, d-<codename>; and log
 //! manifests/<codename>.toml         device manifests
 //! builds/<codename>/<build>/        imported images, raw, with build.json; private
 //! packages/<codename>/<channel>/    packages that were made and not yet published

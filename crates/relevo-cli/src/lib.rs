@@ -42,6 +42,7 @@ mod home;
 mod keyring;
 mod keys;
 mod lint;
+mod log_source;
 mod packages;
 mod progress;
 mod repository;
@@ -53,7 +54,7 @@ use clap::{Parser, error::ErrorKind};
 use serde_json::json;
 
 use crate::{
-    args::{Arguments, Ceremony, Command, Device, Key, Ota, Repo, Role},
+    args::{Arguments, Ceremony, Command, Device, Key, Log, Ota, Repo, Role},
     session::{Answer, Session},
 };
 pub use crate::{
@@ -123,6 +124,10 @@ fn dispatch(session: &Session<'_>, command: &Command) -> anyhow::Result<Answer> 
         Command::Ceremony(Ceremony::Finish(args)) => command::ceremony::finish(session, args),
         Command::Repo(Repo::Check) => command::repo::check(session),
         Command::Repo(Repo::Gc { keep }) => command::repo::gc(session, *keep),
+        Command::Log(Log::Init(args)) => command::log::init(session, args),
+        Command::Log(Log::Show(args)) => command::log::show(session, args),
+        Command::Log(Log::Verify(args)) => command::log::verify(session, args),
+        Command::Log(Log::Watch(args)) => command::log::watch(session, args),
         Command::Ota(Ota::Inspect { package }) => command::ota::inspect(session, package),
         Command::Ota(Ota::Diff(args)) => command::ota::diff(session, args),
         Command::Ota(Ota::Apply(args)) => command::ota::apply(session, args),

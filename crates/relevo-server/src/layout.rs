@@ -1,6 +1,7 @@
 //! Which request paths name a file of the repository, and opening that file safely.
 //!
-//! Only two shapes of path are served: `metadata/<file>` and `targets/<vendor>/<codename>/<channel>/<file>`. Every
+//! Only three shapes of path are served: `metadata/<file>`, `targets/<vendor>/<codename>/<channel>/<file>`, and the names
+//! of C2SP tlog-tiles below `log/`. Every
 //! part is checked against the alphabet of names, none of which can start with a dot, so hidden files, temporary
 //! files and `..` are no names here and never reach the file system.
 
@@ -29,6 +30,12 @@ pub enum RepoFile {
         /// `<version>.<role>`.
         stem: String,
     },
+    /// A file of the transparency log: `log/checkpoint`, `log/tile/<level>/<n>`, `log/tile/entries/<n>`, both also
+    /// `<n>.p/<width>`, `log/proof/<version>.<role>.tlog-proof`.
+    Log {
+        /// The path below `log/`.
+        path: String,
+    },
     /// `targets/<vendor>/<codename>/<channel>/<sha256>.<file>`.
     Target {
         /// The path that the metadata names.
@@ -52,6 +59,7 @@ impl RepoFile {
         let rest = parts.map(decode).collect::<Option<Vec<_>>>()?;
         match (level.as_str(), rest.as_slice()) {
             ("metadata", [file]) => Self::metadata(file),
+            ("log", parts) if is_log(parts) => Some(Self::Log { path: parts.join("/") }),
             ("targets", [vendor, codename, channel, file]) => {
                 let (sha256, name) = file.split_once('.')?;
                 // One spelling for each file: a digest in upper case would be a second URL of the same bytes.
@@ -63,6 +71,15 @@ impl RepoFile {
                 Some(Self::Target { path, sha256 })
             }
             _ => None,
+        }
+    }
+
+    /// Whether the bytes under this name never change. A proof does when the log gets another key.
+    pub fn is_immutable(&self) -> bool {
+        match self {
+            Self::Timestamp => false,
+            Self::Log { path } => path.starts_with("tile/"),
+            Self::Metadata { .. } | Self::Target { .. } => true,
         }
     }
 
@@ -91,8 +108,32 @@ impl RepoFile {
         match self {
             Self::Timestamp => PathBuf::from("metadata/timestamp.json"),
             Self::Metadata { stem } => PathBuf::from(format!("metadata/{stem}.json")),
+            Self::Log { path } => Path::new("log").join(path),
             Self::Target { path, sha256 } => Path::new("targets").join(path.consistent(sha256)),
         }
+    }
+}
+
+/// Whether these are the parts of a name below `log/`, C2SP tlog-tiles.
+fn is_log(parts: &[String]) -> bool {
+    let digits =
+        |text: &str, most: usize| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let three = |text: &str| text.len() == 3 && digits(text, 3);
+    // Four groups of three are a million million tiles.
+    let groups =
+        |parts: &[&str]| parts.len() <= 4 && parts.iter().all(|part| part.strip_prefix('x').is_some_and(three));
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match parts.as_slice() {
+        ["checkpoint"] => true,
+        ["proof", file] => file
+            .strip_suffix(".tlog-proof")
+            .is_some_and(|stem| matches!(RepoFile::metadata(&format!("{stem}.json")), Some(RepoFile::Metadata { .. }))),
+        ["tile", level, rest @ .., tile, width] if tile.ends_with(".p") => {
+            let tile = tile.strip_suffix(".p").unwrap_or(tile);
+            (digits(level, 2) || *level == "entries") && groups(rest) && three(tile) && digits(width, 3)
+        }
+        ["tile", level, rest @ .., tile] => (digits(level, 2) || *level == "entries") && groups(rest) && three(tile),
+        _ => false,
     }
 }
 
@@ -206,6 +247,10 @@ mod tests {
             ("metadata/3.d-SM-A520F.json".to_owned(), "metadata/3.d-SM-A520F.json".to_owned()),
             ("metadata/3.d-ginkgo-nightly.json".to_owned(), "metadata/3.d-ginkgo-nightly.json".to_owned()),
             ("metadata/%31.root.json".to_owned(), "metadata/1.root.json".to_owned()),
+            ("log/checkpoint".to_owned(), "log/checkpoint".to_owned()),
+            ("log/tile/0/x001/234".to_owned(), "log/tile/0/x001/234".to_owned()),
+            ("log/tile/entries/000.p/7".to_owned(), "log/tile/entries/000.p/7".to_owned()),
+            ("log/proof/12.d-ginkgo.tlog-proof".to_owned(), "log/proof/12.d-ginkgo.tlog-proof".to_owned()),
             (
                 format!("targets/xiaomi/ginkgo/stable/{HASH}.a%2Bb.rvp"),
                 format!("targets/xiaomi/ginkgo/stable/{HASH}.a+b.rvp"),
@@ -247,6 +292,14 @@ mod tests {
             "metadata/%".into(),
             "metadata/%ff%fe".into(),
             "metadata/1.root.json\\..\\x".into(),
+            "log/.signed".into(),
+            "log/tile/0/000.p/.tmp-7".into(),
+            "log/tile/0/00".into(),
+            "log/tile/../000".into(),
+            "log/tile/x/000".into(),
+            "log/tile/0/000.p".into(),
+            "log/proof/timestamp.tlog-proof".into(),
+            "log/proof/1.evil.tlog-proof".into(),
             "targets/xiaomi/ginkgo/x.rvp".into(),
             targets("x.rvp"),
             targets(HASH),

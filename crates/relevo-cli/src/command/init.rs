@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
 use anyhow::Context;
-use relevo_meta::{author::TopRole, keys::PrivateKey};
-use relevo_repo::{NewRepository, Repository, RoleKeys, Signers};
+use relevo_meta::{author::TopRole, keys::PrivateKey, log::LogKey};
+use relevo_repo::{LOG_SIGNER, NewRepository, Repository, RoleKeys, Signers};
 use relevo_types::Sha256;
 use serde::Serialize;
 use sha2::Digest;
@@ -57,10 +57,15 @@ pub(crate) fn run(session: &Session<'_>, args: &Init) -> anyhow::Result<Answer> 
         role_keys.push((role, RoleKeys::one(key.public())));
         signers.add(role.name(), key);
     }
+    let log = home.key_or_new(session, LOG_SIGNER, &passphrase)?;
+    let log_key = LogKey::self_named(*log.public().verifying_key());
+    ids.insert(LOG_SIGNER, log.public().key_id());
+    signers.add(LOG_SIGNER, log);
     let repository = match Repository::open(&home.repo()) {
         Ok(repository) => repository,
         Err(_) => {
-            let new = NewRepository { expiries: settings.expiry_days, ..NewRepository::new(role_keys) };
+            let new =
+                NewRepository { expiries: settings.expiry_days, log: Some(log_key), ..NewRepository::new(role_keys) };
             Repository::create(&home.repo(), &new, &signers, session.now)
                 .with_context(|| format!("could not make the repository {}", home.repo().display()))?
         }
@@ -77,8 +82,10 @@ pub(crate) fn run(session: &Session<'_>, args: &Init) -> anyhow::Result<Answer> 
         root: home.repo().join("metadata/1.root.json").display().to_string(),
         root_sha256: Sha256::new(sha2::Sha256::digest(&root).into()),
     };
-    let text =
-        format!("made {}: keys of root, targets, snapshot and timestamp, and an empty repository\n", dir.display());
+    let text = format!(
+        "made {}: keys of root, targets, snapshot, timestamp and log, and an empty repository\n",
+        dir.display()
+    );
     let days = settings.expiry_days.timestamp;
     let shown = dir.display();
     let notes = format!(

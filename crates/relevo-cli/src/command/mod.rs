@@ -12,6 +12,7 @@ pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod key;
+pub(crate) mod log;
 pub(crate) mod offer;
 pub(crate) mod ota;
 pub(crate) mod publish;

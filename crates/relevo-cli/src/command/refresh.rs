@@ -1,6 +1,7 @@
 //! `relevo refresh`: keeps the repository fresh, and says what will expire.
 
 use relevo_meta::expiry::{Expiry, expiries};
+use relevo_repo::{LOG_SIGNER, RoleKeys};
 use serde::Serialize;
 
 use crate::{
@@ -28,7 +29,11 @@ pub(crate) fn run(session: &Session<'_>, args: &Refresh) -> anyhow::Result<Answe
     args.role.iter().try_for_each(|role| publication.renew(role))?;
     publication.renew_online(session.now)?;
     let ring = Keyring::open(session, &home, &args.passphrase)?;
-    let signers = ring.signers(&publication.needs()?)?;
+    let mut needs = publication.needs()?;
+    // Where only the online keys are, a log that is behind waits for the next publication.
+    let at_hand = |keys: &RoleKeys| !ring.of(LOG_SIGNER, keys).is_empty();
+    needs.retain(|need| need.role != LOG_SIGNER || !args.role.is_empty() || need.groups.iter().all(at_hand));
+    let signers = ring.signers(&needs)?;
     let refreshed = publication.commit(&signers, session.now)?;
     let mut signed = refreshed.roles;
     signed.sort();

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Machine, binary};
 
 /// Every command with its subcommands.
-const COMMANDS: [&str; 44] = [
+const COMMANDS: [&str; 49] = [
     "",
     "init",
     "device",
@@ -41,6 +41,11 @@ const COMMANDS: [&str; 44] = [
     "repo check",
     "repo retire",
     "repo gc",
+    "log",
+    "log init",
+    "log show",
+    "log verify",
+    "log watch",
     "ota",
     "ota inspect",
     "ota diff",
@@ -122,8 +127,9 @@ fn man_pages_are_made_for_every_command() {
 }
 
 /// Commands whose pages speak of passphrases: those that open keys.
-const NEED_PASSPHRASE: [&str; 19] = [
+const NEED_PASSPHRASE: [&str; 20] = [
     "init",
+    "log init",
     "device add",
     "import",
     "delta",

@@ -12,6 +12,7 @@ mod ceremony;
 mod help;
 mod import;
 mod keys;
+mod log;
 mod offer;
 mod ota;
 mod ota_sources;

@@ -233,7 +233,10 @@ fn private_keys_are_encrypted_and_readable_by_nobody_else() {
     let dir = fs::metadata(machine.path("desk/keys")).unwrap().permissions().mode();
     assert_eq!(dir & 0o777, 0o700);
     let keys: Vec<_> = machine.tree("desk/keys").into_keys().filter(|name| name.ends_with(".key")).collect();
-    assert_eq!(keys, ["d-ginkgo.key", "root.key", "snapshot.key", "targets.key", "timestamp.key", "v-xiaomi.key"]);
+    assert_eq!(
+        keys,
+        ["d-ginkgo.key", "log.key", "root.key", "snapshot.key", "targets.key", "timestamp.key", "v-xiaomi.key"]
+    );
 }
 
 #[test]

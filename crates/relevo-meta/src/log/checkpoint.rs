@@ -56,6 +56,12 @@ impl LogKey {
         Ok(Self { name: name.to_owned(), key })
     }
 
+    /// A key under a name that is made from it, for a log that has no other name: `relevo-log/0123456789abcdef`.
+    pub fn self_named(key: VerifyingKey) -> Self {
+        let digest = crate::crypto::sha256(key.as_bytes()).to_string();
+        Self { name: format!("relevo-log/{}", &digest[..16]), key }
+    }
+
     /// Reads the form `name+key id+key`.
     ///
     /// # Errors

@@ -136,6 +136,14 @@ fn base64(text: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_log_without_a_name_is_named_after_its_first_key() {
+    let named = LogKey::self_named(*key("log").public().verifying_key());
+
+    assert!(named.name().starts_with("relevo-log/") && named.name().len() == 27);
+    assert_eq!(LogKey::parse(&named.to_string()).unwrap(), named);
+}
+
+#[test]
 fn signs_what_it_reads() {
     let log = Log::of(5);
     let note = log.checkpoint(5);

@@ -122,13 +122,19 @@ fn open(state: &State, name: &RepoFile, coding: Coding, now_seconds: i64) -> io:
     let in_memory = match name {
         RepoFile::Target { .. } => None,
         // Longer metadata is taken by no client; its bytes are still nobody's secret.
-        RepoFile::Metadata { .. } | RepoFile::Timestamp => usize::try_from(len).ok().filter(|_| len <= MAX_IN_MEMORY),
+        RepoFile::Metadata { .. } | RepoFile::Timestamp | RepoFile::Log { .. } => {
+            usize::try_from(len).ok().filter(|_| len <= MAX_IN_MEMORY)
+        }
     };
     let Some(in_memory) = in_memory else {
         let tag = match name {
             RepoFile::Target { sha256, .. } => sha256.to_string(),
             RepoFile::Metadata { stem } => format!("{stem}-{len}"),
             RepoFile::Timestamp => format!("timestamp-{len}-{}-{}", attributes.mtime(), attributes.mtime_nsec()),
+            RepoFile::Log { path } => {
+                let name = path.replace('/', "-");
+                format!("{name}-{len}-{}-{}", attributes.mtime(), attributes.mtime_nsec())
+            }
         };
         let validators = validators(name, &tag, &attributes, now_seconds);
         return Ok(Opened { content: Content::File(file), len, coding: Coding::Identity, validators });
@@ -151,7 +157,7 @@ fn represent(
 ) -> Opened {
     let tag = match name {
         RepoFile::Metadata { stem } => format!("{stem}-{}", document.bytes.len()),
-        RepoFile::Timestamp | RepoFile::Target { .. } => document.sha256.to_string(),
+        RepoFile::Timestamp | RepoFile::Log { .. } | RepoFile::Target { .. } => document.sha256.to_string(),
     };
     let mut validators = validators(name, &tag, &document.attributes, now_seconds);
     let (bytes, coding) = match (compressed, coding.name()) {
@@ -170,7 +176,7 @@ fn validators(name: &RepoFile, tag: &str, attributes: &Metadata, now_seconds: i6
     Validators {
         tag: Tag::new(tag),
         modified: SystemTime::UNIX_EPOCH + Duration::from_secs(modified),
-        immutable: *name != RepoFile::Timestamp,
+        immutable: name.is_immutable(),
     }
 }
 
@@ -253,6 +259,8 @@ fn send(mut response: HttpResponseBuilder, content: Content, start: u64, len: u6
 fn content_type(file: &RepoFile) -> &'static str {
     match file {
         RepoFile::Timestamp | RepoFile::Metadata { .. } => "application/json",
+        RepoFile::Log { path } if path.starts_with("tile/") => "application/octet-stream",
+        RepoFile::Log { .. } => "text/plain; charset=utf-8",
         RepoFile::Target { path, .. } => match path.file().rsplit_once('.') {
             Some((_, "zip")) => "application/zip",
             Some((_, "json")) => "application/json",
