@@ -13,8 +13,23 @@ use crate::boot::Slot;
 pub const MAX_CONFIG: u64 = 64 * 1024;
 
 /// Every section with its keys; what is not listed is an error.
-const KNOWN: [(&str, &[&str]); 5] = [
-    ("", &["mirrors", "root", "vendor", "codename", "channel", "state_dir", "install", "block", "network", "daemon"]),
+const KNOWN: [(&str, &[&str]); 6] = [
+    (
+        "",
+        &[
+            "mirrors",
+            "root",
+            "vendor",
+            "codename",
+            "channel",
+            "state_dir",
+            "install",
+            "block",
+            "network",
+            "daemon",
+            "transparency",
+        ],
+    ),
     ("install", &["backend", "tries", "reserve"]),
     ("block", &["slot_a", "slot_b", "build_file", "boot_control", "booted", "boot_id"]),
     (
@@ -32,6 +47,7 @@ const KNOWN: [(&str, &[&str]); 5] = [
         ],
     ),
     ("daemon", &["interval_minutes", "jitter_minutes", "download", "install"]),
+    ("transparency", &["require", "soak_hours"]),
 ];
 
 /// Why a configuration is not usable.
@@ -118,6 +134,17 @@ pub struct Config {
     pub network: NetworkConfig,
     /// The poll loop.
     pub daemon: DaemonConfig,
+    /// What an unattended install asks of the transparency log.
+    pub transparency: TransparencyConfig,
+}
+
+/// What an unattended install asks of the transparency log. An install by hand goes ahead, and says what is missing.
+#[derive(Debug, Clone, Default)]
+pub struct TransparencyConfig {
+    /// Whether the device's roles must be in the log, and the log the one that this phone knows.
+    pub require: bool,
+    /// How long a package must have been seen by this phone before.
+    pub soak: Duration,
 }
 
 /// The `block` backend: two slots of files or block devices.
@@ -208,6 +235,13 @@ pub struct DaemonConfig {
     pub install: bool,
 }
 
+impl TransparencyConfig {
+    /// Whether there is any policy.
+    pub fn is_active(&self) -> bool {
+        self.require || !self.soak.is_zero()
+    }
+}
+
 impl Config {
     /// Parses a configuration; relative paths start at `directory`.
     ///
@@ -221,6 +255,7 @@ impl Config {
         let top = Section { name: "", table: Some(&table) };
         let (install, block, network, daemon) =
             (section("install")?, section("block")?, section("network")?, section("daemon")?);
+        let transparency = section("transparency")?;
         let path = |text: &str| directory.join(text);
         let text_path = |text: &str| directory.join(text).to_string_lossy().into_owned();
 
@@ -282,6 +317,10 @@ impl Config {
                 jitter: minutes("jitter_minutes", 60, 0)?,
                 download: daemon.flag("download", true)?,
                 install: daemon.flag("install", false)?,
+            },
+            transparency: TransparencyConfig {
+                require: transparency.flag("require", false)?,
+                soak: Duration::from_secs(3600 * transparency.number("soak_hours", 0, 0, 8_760)?),
             },
         })
     }

@@ -29,6 +29,7 @@ pub mod mirror;
 pub mod state;
 pub mod stop;
 pub mod storage;
+pub mod transparency;
 pub mod trust;
 pub mod updater;
 

@@ -213,6 +213,16 @@ fn status_words(status: &relevo_updater::updater::Status) -> String {
     if let Some(error) = &status.last_error {
         let _ = write!(text, "\nlast error: {error}");
     }
+    if let Some(log) = &status.transparency {
+        for role in &log.logged {
+            let _ =
+                write!(text, "\ntransparency log: version {} of {} is entry {}", role.version, role.role, role.index);
+        }
+        if let Some(problem) = &log.problem {
+            let alarm = if log.forked { "ALARM: " } else { "" };
+            let _ = write!(text, "\ntransparency log: {alarm}{problem}");
+        }
+    }
     text
 }
 

@@ -16,6 +16,7 @@ use crate::{
     boot::{BootControl, Booted, Slot},
     mirror::{Aside, Measured},
     storage::{self, Storage, StorageError},
+    transparency::Transparency,
 };
 
 /// The longest state file that we read, in bytes.
@@ -229,6 +230,9 @@ pub struct State {
     pub last_error: Option<String>,
     /// What was measured of each mirror.
     pub mirrors: BTreeMap<String, Measured>,
+    /// What is known of the transparency log.
+    #[serde(default)]
+    pub transparency: Transparency,
 }
 
 impl State {

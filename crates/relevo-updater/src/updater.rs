@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use relevo_meta::{
     Package, Scope, TrustError, Trusted, TrustedDevice,
     chunks::{ChunkError, ChunkList, MAX_LIST},
+    log::LogError,
     policy::{self, Choice, PhoneState},
 };
-use relevo_types::BuildId;
+use relevo_types::{BuildId, Sha256};
 use serde::Serialize;
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     state::{self, Failed, LastCheck, Offer, Phase, Reality, State, StateFile},
     stop::Stop,
     storage::{self, Storage, StorageError},
+    transparency::{LogReader, Transparency, TransparencyError},
     trust::{RefreshError, TrustStore},
 };
 
@@ -110,6 +112,14 @@ pub enum UpdateError {
         /// The build.
         build: BuildId,
     },
+    /// The policy for the transparency log wants something that is not so; by hand, it can be installed.
+    #[error("build {build} is not installed unattended: {because}")]
+    Held {
+        /// The build.
+        build: BuildId,
+        /// What is missing.
+        because: String,
+    },
     /// It makes no sense in this phase.
     #[error("{action} is not possible now: {because}")]
     NotNow {
@@ -145,6 +155,13 @@ pub enum Found {
         /// Since when.
         since: Timestamp,
     },
+    /// There is an update, and the policy for the transparency log lets it be installed by hand alone for now.
+    Waiting {
+        /// The package for it.
+        offer: Box<Offer>,
+        /// What is waited for.
+        reason: String,
+    },
     /// There is nothing for this phone now.
     Nothing {
         /// Why.
@@ -173,6 +190,9 @@ pub struct Outcome {
     pub requests: u64,
     /// The finished package.
     pub file: Option<PathBuf>,
+    /// What speaks against installing it unattended, by the policy for the transparency log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// The answer of `install`, `confirm` and `revert`.
@@ -211,6 +231,9 @@ pub struct Status {
     pub last_check: Option<LastCheck>,
     /// The last error.
     pub last_error: Option<String>,
+    /// What is known of the transparency log, if there is a policy for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transparency: Option<Transparency>,
 }
 
 /// The updater with its state directory locked.
@@ -221,6 +244,8 @@ pub struct Updater<'a> {
     file: StateFile,
     state: State,
     stale: bool,
+    /// Whether nobody asked for what is being done, so that the policy for the transparency log decides.
+    unattended: bool,
     _lock: Option<File>,
 }
 
@@ -277,7 +302,7 @@ impl<'a> Updater<'a> {
             storage: environment.storage,
             stop: &environment.stop,
         };
-        Ok(Self { config, environment, installer, file, state, stale: false, _lock: None })
+        Ok(Self { config, environment, installer, file, state, stale: false, unattended: false, _lock: None })
     }
 
     /// Says where we are, without changing anything; works while another process is busy.
@@ -311,6 +336,7 @@ impl<'a> Updater<'a> {
             failed: state.failed,
             last_check: state.last_check,
             last_error: state.last_error,
+            transparency: Some(state.transparency).filter(|_| config.transparency.is_active()),
         })
     }
 
@@ -409,11 +435,84 @@ impl<'a> Updater<'a> {
         let reality = self.settle()?;
         let (http, mirrors) = (Http::new(&self.config.network, &self.environment.stop), self.mirrors());
         let found = match maintained(self.refresh(&http, &mirrors, &reality))? {
-            Ok(trusted) => self.choose(self.device(&trusted)?, &reality)?,
+            Ok(trusted) => {
+                self.look_at_log(&http, &mirrors, &trusted, &reality)?;
+                self.choose(self.device(&trusted)?, &reality)?
+            }
             Err(unmaintained) => unmaintained,
         };
         self.checked(&found, &mirrors, &reality)?;
-        Ok(Outcome::new(found, &mirrors))
+        Ok(self.outcome(found, &mirrors, &reality))
+    }
+
+    /// Finds the device's roles in the transparency log, and remembers which packages are seen; what is wrong with the log
+    /// is remembered, and decides when somebody wants to install.
+    fn look_at_log(
+        &mut self,
+        http: &Http,
+        mirrors: &Mirrors,
+        trusted: &Trusted,
+        reality: &Reality,
+    ) -> Result<(), UpdateError> {
+        let policy = &self.config.transparency;
+        if !policy.is_active() {
+            return Ok(());
+        }
+        let device = self.device(trusted)?;
+        let mut known = self.state.transparency.clone();
+        if policy.require {
+            let (directory, kept) = (self.config.state_dir.join("log"), self.trust_directory());
+            let (stop, storage) = (&self.environment.stop, self.environment.storage);
+            let reader = LogReader { http, mirrors, stop, storage, directory: &directory, trusted: &kept };
+            let checked = reader.check(&mut known, trusted, device);
+            known.forked = match &checked {
+                Err(TransparencyError::Stopped) => return Err(UpdateError::Stopped),
+                Err(TransparencyError::Log(error)) => matches!(**error, LogError::Fork { .. }),
+                _ => false,
+            };
+            known.problem = checked.err().map(|error| {
+                let reason = chain(&error);
+                tracing::warn!(reason, "the transparency log does not have what it should");
+                reason
+            });
+        }
+        // What the log does not have was not seen by anybody else either.
+        if known.problem.is_none() {
+            let packages = device.packages.iter().filter(|package| *package.path.channel() == self.config.channel);
+            known.see(packages.map(|package| package.sha256), self.now(reality));
+        }
+        self.state.transparency = known;
+        self.save()
+    }
+
+    /// What the policy for the transparency log has against installing a package unattended.
+    fn held(&self, package: &Sha256, reality: &Reality) -> Option<String> {
+        let policy = &self.config.transparency;
+        if !policy.is_active() {
+            return None;
+        }
+        if let Some(problem) = &self.state.transparency.problem {
+            return Some(problem.clone());
+        }
+        if policy.require && self.state.transparency.logged.is_empty() {
+            return Some("the transparency log was not looked at yet".to_owned());
+        }
+        if policy.soak.is_zero() {
+            return None;
+        }
+        match self.state.transparency.ripe_at(package, policy.soak) {
+            Some(ripe) if ripe <= self.now(reality) => None,
+            Some(ripe) => Some(format!("this phone waits until {ripe}, so that others can look at it")),
+            None => Some("this phone has not seen it before".to_owned()),
+        }
+    }
+
+    fn outcome(&self, found: Found, mirrors: &Mirrors, reality: &Reality) -> Outcome {
+        let held = match &found {
+            Found::Update { offer } => self.held(&offer.sha256, reality),
+            _ => None,
+        };
+        Outcome { held, ..Outcome::new(found, mirrors) }
     }
 
     /// Remembers the answer of a poll; a download of something else is given up.
@@ -422,9 +521,10 @@ impl<'a> Updater<'a> {
         self.state.last_check = Some(LastCheck { at, answer: found.words(), aside: mirrors.aside() });
         self.state.last_error = None;
         let superseded = match (&self.state.phase, found) {
-            (Phase::Downloading { offer: old } | Phase::Staged { offer: old }, Found::Update { offer }) => {
-                *old != **offer
-            }
+            (
+                Phase::Downloading { offer: old } | Phase::Staged { offer: old },
+                Found::Update { offer } | Found::Waiting { offer, .. },
+            ) => *old != **offer,
             (Phase::Downloading { .. } | Phase::Staged { .. }, _) => true,
             _ => false,
         };
@@ -434,7 +534,28 @@ impl<'a> Updater<'a> {
         self.save()
     }
 
+    /// What there is for this phone; unattended, only what the policy for the transparency log lets through.
     fn choose(&self, device: &TrustedDevice, reality: &Reality) -> Result<Found, UpdateError> {
+        let any = self.choose_among(device, reality, |_| true)?;
+        let Found::Update { offer } = &any else { return Ok(any) };
+        if !self.unattended || !self.config.transparency.is_active() {
+            return Ok(any);
+        }
+        // A build that has been seen for long enough is better than none, until the newest one has.
+        let ripe = self.choose_among(device, reality, |package| self.held(&package.sha256, reality).is_none())?;
+        if matches!(ripe, Found::Update { .. }) {
+            return Ok(ripe);
+        }
+        let reason = self.held(&offer.sha256, reality).unwrap_or_else(|| "what leads to it is too new".to_owned());
+        Ok(Found::Waiting { offer: offer.clone(), reason })
+    }
+
+    fn choose_among(
+        &self,
+        device: &TrustedDevice,
+        reality: &Reality,
+        allowed: impl Fn(&Package) -> bool,
+    ) -> Result<Found, UpdateError> {
         if !self.state.phase.is_free() {
             return Ok(Found::UnderWay { next: describe(&self.state.phase, reality) });
         }
@@ -448,7 +569,7 @@ impl<'a> Updater<'a> {
             failed: self.state.failed.iter().map(|failed| failed.build.clone()).collect(),
             kinds: self.installer.probe(),
         };
-        let usable = |package: &Package| !(differs && package.custom.from.is_some());
+        let usable = |package: &Package| !(differs && package.custom.from.is_some()) && allowed(package);
         let answer = policy::choose(&narrowed(device, usable), &phone, now);
         let path = match answer {
             Choice::UpToDate => return Ok(Found::UpToDate { build: reality.running.build.clone() }),
@@ -501,6 +622,7 @@ impl<'a> Updater<'a> {
                 return Ok(Outcome::new(unmaintained, &mirrors));
             }
         };
+        self.look_at_log(&http, &mirrors, &trusted, &reality)?;
         let device = self.device(&trusted)?;
         let found = self.choose(device, &reality)?;
         self.checked(&found, &mirrors, &reality)?;
@@ -549,7 +671,7 @@ impl<'a> Updater<'a> {
             }
         };
         self.enter(Phase::Staged { offer })?;
-        let mut outcome = Outcome::new(found, &mirrors);
+        let mut outcome = self.outcome(found, &mirrors, &reality);
         let Received { bytes, kept, requests } = received;
         (outcome.received_bytes, outcome.kept_bytes, outcome.requests) = (bytes, kept, requests);
         outcome.file = Some(file);
@@ -603,6 +725,10 @@ impl<'a> Updater<'a> {
         let directory = self.config.state_dir.join("downloads");
         let package = wanted(offer).final_path(&directory);
         let trusted = self.trusted_for_install(reality)?;
+        let held = self.held(&offer.sha256, reality);
+        if let (true, Some(because)) = (self.unattended, &held) {
+            return Err(UpdateError::Held { build: offer.to.clone(), because: because.clone() });
+        }
         let device = self.device(&trusted)?;
         let offered = device
             .packages
@@ -642,7 +768,11 @@ impl<'a> Updater<'a> {
         self.state.last_error = None;
         self.enter(Phase::PendingReboot { build, timestamp, from, to, boot_id })?;
         storage::remove(self.environment.storage, &package)?;
-        Ok(Done { message: describe(&self.state.phase, reality), phase: self.state.phase.name() })
+        let mut message = describe(&self.state.phase, reality);
+        if let Some(because) = held {
+            message.push_str(&format!("; it was installed because you asked for it: unattended, {because}"));
+        }
+        Ok(Done { message, phase: self.state.phase.name() })
     }
 
     /// Metadata to install by: fresh where a mirror answers; without network what was verified when the package was
@@ -650,14 +780,17 @@ impl<'a> Updater<'a> {
     /// old state must not get a build installed that was withdrawn since.
     fn trusted_for_install(&mut self, reality: &Reality) -> Result<Trusted, UpdateError> {
         let (http, mirrors) = (Http::new(&self.config.network, &self.environment.stop), self.mirrors());
-        match self.refresh(&http, &mirrors, reality) {
+        let trusted = match self.refresh(&http, &mirrors, reality) {
             Err(UpdateError::Refresh(error @ RefreshError::NoMirror { .. })) => {
                 let Some(then) = self.state.verified_at else { return Err(error.into()) };
                 tracing::warn!(%error, "installing by the metadata of the last poll");
-                Ok(self.with_store(|store| store.offline(then))?)
+                self.with_store(|store| store.offline(then))?
             }
-            answer => answer,
-        }
+            answer => answer?,
+        };
+        // Without network, what was found in the log at the last poll counts.
+        self.look_at_log(&http, &mirrors, &trusted, reality)?;
+        Ok(trusted)
     }
 
     /// Marks the running build as good.
@@ -770,7 +903,13 @@ impl<'a> Updater<'a> {
         Ok(())
     }
 
-    fn poll(&mut self, download: bool, install: bool) -> Result<(), UpdateError> {
+    /// One round of [`Self::daemon`]: polls, downloads and installs, without anybody having asked for this build.
+    ///
+    /// # Errors
+    /// As [`Updater::download`] and [`Updater::install`].
+    pub fn poll(&mut self, download: bool, install: bool) -> Result<(), UpdateError> {
+        // What somebody installs by hand later may be younger than what is installed without a question.
+        self.unattended = install;
         self.settle()?;
         if matches!(self.state.phase, Phase::Applying { .. } | Phase::Applied { .. }) && install {
             let done = self.install()?;
@@ -779,7 +918,8 @@ impl<'a> Updater<'a> {
         }
         let outcome = if download { self.download()? } else { self.check()? };
         tracing::info!(answer = outcome.found.words(), "poll");
-        if install && matches!(self.state.phase, Phase::Staged { .. }) {
+        let waits = matches!(outcome.found, Found::Waiting { .. });
+        if install && !waits && matches!(self.state.phase, Phase::Staged { .. }) {
             let done = self.install()?;
             tracing::info!(message = done.message, "install");
         }
@@ -794,7 +934,7 @@ impl<'a> Updater<'a> {
 
 impl Outcome {
     fn new(found: Found, mirrors: &Mirrors) -> Self {
-        Self { found, aside: mirrors.aside(), received_bytes: 0, kept_bytes: 0, requests: 0, file: None }
+        Self { found, aside: mirrors.aside(), received_bytes: 0, kept_bytes: 0, requests: 0, file: None, held: None }
     }
 }
 
@@ -817,6 +957,9 @@ impl Found {
                 "this device is unmaintained since {since}: nobody signs for it any more; what runs goes on running, \
                  without updates"
             ),
+            Self::Waiting { offer, reason } => {
+                format!("build {} ({}) is there, and is not installed unattended: {reason}", offer.to, offer.version)
+            }
             Self::Nothing { reason } => reason.clone(),
             Self::UnderWay { next } => next.clone(),
         }

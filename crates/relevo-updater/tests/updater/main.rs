@@ -10,4 +10,5 @@ mod install;
 mod power;
 mod requests;
 mod support;
+mod transparency;
 mod trust;

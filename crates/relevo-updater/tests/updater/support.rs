@@ -316,6 +316,11 @@ impl Server {
         *self.shared.files.lock().unwrap() = files;
     }
 
+    /// What is served under a path.
+    pub(crate) fn file(&self, path: &str) -> Option<Vec<u8>> {
+        self.shared.files.lock().unwrap().get(path).cloned()
+    }
+
     /// Misbehaves `times` times on paths that end in `path`.
     pub(crate) fn fault(&self, path: &str, fault: Fault, times: usize) {
         self.shared.rules.lock().unwrap().push(Rule { path: path.to_owned(), fault, times });
