@@ -34,6 +34,7 @@ mod build_source;
 mod builds;
 mod changes;
 mod command;
+mod csig;
 mod durable;
 mod error;
 mod external;

@@ -171,6 +171,8 @@ pub(crate) fn ota_zip(session: &Session<'_>, path: &Path) -> anyhow::Result<Chec
             from_fingerprint: line("pre-build"),
             from_incremental: line("pre-build-incremental"),
             minor: manifest.minor_version,
+            vbmeta_digest: None,
+            from_vbmeta_digest: None,
             lineage_version: None,
             release_type: None,
         },

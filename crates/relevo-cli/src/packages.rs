@@ -22,6 +22,7 @@ use crate::{
     build_source::BuildSource,
     builds::{Build, MAX_FACTS},
     command::{ab::Update, ab_diff},
+    csig,
     durable::{self, PUBLIC, read_text},
     error::CliError,
     home::{Home, OtaKey, names},
@@ -174,6 +175,7 @@ pub(crate) fn keep(
     manifest: &DeviceManifest,
     (build, zip, ab): (&Build, &Path, &Ab),
     is_published: &dyn Fn(&TargetPath) -> bool,
+    signers: Option<&Signers>,
 ) -> anyhow::Result<Outcome> {
     let planned = Planned::new(home, manifest, PackageKind::Ab, (None, build), is_published)?;
     if planned.is_there() {
@@ -182,7 +184,11 @@ pub(crate) fn keep(
     durable::make_dir(durable::parent(&planned.path))?;
     let bars = session.bars(planned.outcome.file.clone());
     durable::keep_file(zip, &planned.path, &bars)?;
-    planned.finish(&custom(manifest, None, build, Some(ab))?)
+    let custom = custom(home, manifest, None, build, Some(ab))?;
+    if let (Some(signers), Some(ab)) = (signers, &custom.ab) {
+        csig::write(session, &planned.path, ab, true, signers)?;
+    }
+    planned.finish(&custom)
 }
 
 /// Who signs a device's OTA zips; nobody if no key was given for that, or if it installs in other ways.
@@ -250,7 +256,11 @@ fn make_ab(
         // Without a description nobody would take it, but it should not lie around.
         let _ = fs::remove_file(path);
     })?;
-    custom(manifest, from, to, Some(&made))
+    let custom = custom(home, manifest, from, to, Some(&made))?;
+    if let Some(ab) = &custom.ab {
+        csig::write(session, path, ab, from.is_none(), signers)?;
+    }
+    Ok(custom)
 }
 
 /// Which payloads the build that an update starts from understands: as it says, as the device's manifest says of its
@@ -325,7 +335,7 @@ fn make_native(
         // It was made of changed images; without a description nobody would take it, but it should not lie around.
         let _ = fs::remove_file(path);
     })?;
-    custom(manifest, from, to, None)
+    custom(home, manifest, from, to, None)
 }
 
 /// Whether phones will find enough signatures in a published package. Only native ones carry those of their role.
@@ -384,6 +394,9 @@ pub(crate) fn remove_published<'a>(published: impl IntoIterator<Item = &'a Made>
     for made in published {
         // The package goes first: a description without one is nothing, a package without one would stay for ever.
         remove(&made.path)?;
+        if csig::path(&made.path).exists() {
+            remove(&csig::path(&made.path))?;
+        }
         remove(&made.description())?;
     }
     Ok(())
@@ -437,7 +450,18 @@ fn check_images(home: &Home, package: &Path, from: Option<&Build>, to: &Build) -
     Ok(())
 }
 
-fn custom(manifest: &DeviceManifest, from: Option<&Build>, to: &Build, ab: Option<&Ab>) -> anyhow::Result<Custom> {
+fn custom(
+    home: &Home,
+    manifest: &DeviceManifest,
+    from: Option<&Build>,
+    to: &Build,
+    ab: Option<&Ab>,
+) -> anyhow::Result<Custom> {
+    let (mut vbmeta_digest, mut from_vbmeta_digest) = (None, None);
+    if ab.is_some() {
+        vbmeta_digest = csig::vbmeta_digest(home, to)?;
+        from_vbmeta_digest = from.map(|from| csig::vbmeta_digest(home, from)).transpose()?.flatten();
+    }
     let timestamp = i64::try_from(to.timestamp).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let timestamp = timestamp.with_context(|| format!("build {} has no possible date: {}", to.build, to.timestamp))?;
     let spl = to.spl.as_deref().map(str::parse).transpose();
@@ -466,6 +490,8 @@ fn custom(manifest: &DeviceManifest, from: Option<&Build>, to: &Build, ab: Optio
                 from_incremental: ab.from_incremental.clone().or(before),
                 lineage_version: facts.and_then(|facts| facts.lineage_version.clone()),
                 release_type: facts.and_then(|facts| facts.release_type.clone()),
+                vbmeta_digest,
+                from_vbmeta_digest,
                 ..ab.clone()
             }
         }),

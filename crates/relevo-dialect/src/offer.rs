@@ -103,6 +103,10 @@ pub struct Package {
     pub streaming_property_files: Option<String>,
     /// Fingerprint of the build that it makes.
     pub fingerprint: Option<String>,
+    /// Where the message for Custota is, `<file>.csig`, and its digest.
+    pub csig: Option<(TargetPath, Sha256)>,
+    /// `ro.boot.vbmeta.digest` of the build that it starts from.
+    pub from_vbmeta_digest: Option<Sha256>,
 }
 
 /// A build with what of it is for one phone.
@@ -136,10 +140,20 @@ pub enum Wanted {
 impl Offers {
     /// What a verified state offers.
     pub fn new(trusted: &Trusted) -> Self {
+        let mut offers = Self::of(trusted.devices().values());
+        for device in &mut offers.devices {
+            if let Some(vendor) = trusted.roles().get(&format!("v-{}", device.vendor)) {
+                device.expires = device.expires.min(vendor.expires);
+            }
+        }
+        offers
+    }
+
+    /// What devices offer, whatever becomes of their vendors' roles.
+    pub(crate) fn of<'a>(devices: impl IntoIterator<Item = &'a TrustedDevice>) -> Self {
+        let devices: Vec<&TrustedDevice> = devices.into_iter().collect();
         let mut offers = Self::default();
-        for device in trusted.devices().values() {
-            let vendor = trusted.roles().get(&format!("v-{}", device.vendor));
-            let expires = vendor.map_or(device.expires, |role| role.expires.min(device.expires));
+        for device in &devices {
             offers.packages.extend(
                 device
                     .packages
@@ -147,9 +161,9 @@ impl Offers {
                     .filter(|package| !package.custom.withdrawn)
                     .map(|package| (package.sha256, package.path.clone())),
             );
-            offers.devices.push(Device::new(device, expires));
+            offers.devices.push(Device::new(device));
         }
-        offers.name(trusted);
+        offers.name(&devices);
         offers.name_for_graphene();
         offers
     }
@@ -210,9 +224,9 @@ impl Offers {
     }
 
     /// Gives each device its codename, and the other names that its zips have for it unless another device has them too.
-    fn name(&mut self, trusted: &Trusted) {
+    fn name(&mut self, devices: &[&TrustedDevice]) {
         let mut claims: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
-        for (place, device) in trusted.devices().values().enumerate() {
+        for (place, device) in devices.iter().enumerate() {
             let packages = device.packages.iter().filter_map(|package| package.custom.ab.as_ref());
             for alias in packages.flat_map(|ab| &ab.devices).filter(|alias| Codename::parse(alias).is_ok()) {
                 claims.entry(alias).or_default().insert(place);
@@ -232,13 +246,13 @@ impl Offers {
 }
 
 impl Device {
-    fn new(device: &TrustedDevice, expires: Timestamp) -> Self {
+    fn new(device: &TrustedDevice) -> Self {
         let mut channels: BTreeMap<&Channel, Vec<&relevo_meta::Package>> = BTreeMap::new();
         for package in &device.packages {
             channels.entry(package.path.channel()).or_default().push(package);
         }
         let mut channels: Vec<_> =
-            channels.into_iter().map(|(channel, packages)| ChannelOffer::new(channel, &packages)).collect();
+            channels.into_iter().map(|(channel, packages)| ChannelOffer::new(device, channel, &packages)).collect();
         // Who says nothing gets the calmest channel that the device has, even while that has nothing to offer.
         let calm = |channel: &Channel| match channel.as_str() {
             "stable" => 0,
@@ -249,7 +263,14 @@ impl Device {
         };
         channels.sort_by(|a, b| (calm(&a.channel), &a.channel).cmp(&(calm(&b.channel), &b.channel)));
         let (sources, by_source) = sources(device);
-        Self { vendor: device.vendor.clone(), codename: device.codename.clone(), expires, channels, sources, by_source }
+        Self {
+            vendor: device.vendor.clone(),
+            codename: device.codename.clone(),
+            expires: device.expires,
+            channels,
+            sources,
+            by_source,
+        }
     }
 
     /// The build that a phone says it runs.
@@ -328,6 +349,12 @@ impl Device {
         offered
     }
 
+    /// Whether a delta may be installed upon the build that it starts from.
+    pub(crate) fn is_open(&self, delta: &Package) -> bool {
+        let source = delta.from.as_deref().and_then(|from| self.by_source.get(from));
+        self.is_above(delta, source.map(|place| &self.sources[*place]))
+    }
+
     /// Whether the floor of a package is behind a phone that runs `source`. Nobody knows that of a phone that does not say.
     fn is_above(&self, package: &Package, source: Option<&Source>) -> bool {
         let Some(floor) = &package.floor else { return true };
@@ -340,7 +367,7 @@ impl Device {
 }
 
 impl ChannelOffer {
-    fn new(channel: &Channel, packages: &[&relevo_meta::Package]) -> Self {
+    fn new(device: &TrustedDevice, channel: &Channel, packages: &[&relevo_meta::Package]) -> Self {
         let mut builds: BTreeMap<&BuildId, Vec<&relevo_meta::Package>> = BTreeMap::new();
         for package in packages {
             builds.entry(&package.custom.to).or_default().push(package);
@@ -353,7 +380,9 @@ impl ChannelOffer {
             .map(|(_, text)| text);
         let mut builds: Vec<Build> = builds
             .into_iter()
-            .filter_map(|(id, packages)| Build::new(id, &packages, release_type.as_deref().unwrap_or(channel.as_str())))
+            .filter_map(|(id, packages)| {
+                Build::new(device, id, &packages, release_type.as_deref().unwrap_or(channel.as_str()))
+            })
             .collect();
         builds.sort_by(|a, b| (b.made, &b.id).cmp(&(a.made, &a.id)));
         Self { channel: channel.clone(), release_type, builds }
@@ -367,8 +396,13 @@ impl ChannelOffer {
 
 impl Build {
     /// `None` if nothing of it is offered.
-    fn new(id: &BuildId, packages: &[&relevo_meta::Package], release_type: &str) -> Option<Self> {
-        let mut offered: Vec<Package> = packages.iter().filter_map(|package| Package::new(package)).collect();
+    fn new(
+        device: &TrustedDevice,
+        id: &BuildId,
+        packages: &[&relevo_meta::Package],
+        release_type: &str,
+    ) -> Option<Self> {
+        let mut offered: Vec<Package> = packages.iter().filter_map(|package| Package::new(device, package)).collect();
         offered.sort_by(|a, b| (a.kind, a.length, &a.path).cmp(&(b.kind, b.length, &b.path)));
         let place = offered.iter().position(|package| package.from.is_none());
         let full = place.map(|place| offered.remove(place));
@@ -399,7 +433,7 @@ impl Build {
 
 impl Package {
     /// `None` if it is not offered to apps of this kind.
-    fn new(package: &relevo_meta::Package) -> Option<Self> {
+    fn new(device: &TrustedDevice, package: &relevo_meta::Package) -> Option<Self> {
         let custom = &package.custom;
         if custom.kind == PackageKind::Native || custom.withdrawn || custom.rollout < 100 {
             return None;
@@ -416,8 +450,18 @@ impl Package {
             property_files: line(|ab| &ab.property_files),
             streaming_property_files: line(|ab| &ab.streaming_property_files),
             fingerprint: ab.and_then(|ab| ab.fingerprint.clone()),
+            csig: csig(device, &package.path),
+            from_vbmeta_digest: ab.and_then(|ab| ab.from_vbmeta_digest),
         })
     }
+}
+
+/// The message for Custota beside a package.
+fn csig(device: &TrustedDevice, package: &TargetPath) -> Option<(TargetPath, Sha256)> {
+    let file = format!("{}.csig", package.file());
+    let path = TargetPath::new(package.vendor(), package.codename(), package.channel(), &file).ok()?;
+    let target = device.targets.get(&path)?;
+    Some((path, target.sha256))
 }
 
 /// `ro.build.version.incremental` of the build that a package starts from; none for a full package.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answer::{NoAnswer, Question, What},
-    offer::{Build, Device, Offers, Wanted},
+    offer::{Build, Device, Offers, Package, Wanted},
     pattern::{Captures, Parts},
 };
 
@@ -27,6 +27,12 @@ pub enum Page {
     GrapheneChannel,
     /// `/graphene/overview.json`: the newest build of every channel of every device.
     GrapheneOverview,
+    /// `/custota/{device}.json`: Custota's update info. Its paths start from there, or from one directory further down if
+    /// the channel is in the path.
+    Custota {
+        /// Whether it is.
+        has_channel: bool,
+    },
 }
 
 /// The page of a path.
@@ -48,6 +54,12 @@ pub(crate) fn find<'t, 'p>(path: &Parts<'p>) -> Option<Question<'t, 'p>> {
             let (device, channel) = (Cow::Borrowed(device), Some(Cow::Borrowed(channel)));
             let captures = Captures { device, channel, ..Captures::default() };
             Some(Question { what: What::Page(Page::GrapheneChannel), captures })
+        }
+        ["custota", file] => page(Page::Custota { has_channel: false }, file.strip_suffix(".json")?),
+        ["custota", channel, file] => {
+            let (device, channel) = (Cow::Borrowed(file.strip_suffix(".json")?), Some(Cow::Borrowed(*channel)));
+            let captures = Captures { device, channel, ..Captures::default() };
+            Some(Question { what: What::Page(Page::Custota { has_channel: true }), captures })
         }
         _ => None,
     }
@@ -92,6 +104,10 @@ impl Page {
                 let (incremental, made) = (&build.incremental, build.made.as_second());
                 return Ok(format!("{incremental} {made} {name} {channel}\n").into_bytes());
             }
+            Self::Custota { has_channel } => {
+                let (_, device) = named.ok_or(NoAnswer::Absent)?;
+                update_info(device, wanted, if has_channel { "../../" } else { "../" }).ok_or(NoAnswer::Absent)?
+            }
             Self::GrapheneOverview => {
                 let mut overview: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
                 for device in offers.devices() {
@@ -120,4 +136,30 @@ impl Page {
 fn newest(device: &Device, wanted: Wanted) -> Option<(&Channel, &Build)> {
     let offered = device.offered(wanted, None);
     offered.into_iter().find(|offered| offered.full.is_some()).map(|offered| (&offered.channel.channel, offered.build))
+}
+
+/// What Custota installs: the newest build whose full package has a signed message, and deltas to it or to a later one by
+/// what their phones have booted. The app does not take an answer without a full package.
+///
+/// # Source
+/// `chenxiaolong/Custota`, README, "Update info"; `UpdaterThread.kt`, `resolveUri` for what a path may be.
+fn update_info(device: &Device, wanted: Wanted, up: &str) -> Option<Value> {
+    let location = |package: &Package| {
+        let (csig, sha256) = package.csig.as_ref()?;
+        let ota = package.path.consistent(&package.sha256);
+        let path = |path: &str| format!("{up}repo/targets/{path}");
+        Some(json!({"location_ota": path(&ota), "location_csig": path(&csig.consistent(sha256))}))
+    };
+    let open = device.offered(wanted, None);
+    let (made, full) = open.iter().find_map(|offered| Some((offered.build.made, location(offered.full?)?)))?;
+    let Wanted::Channel(place) = wanted else { return None };
+    let mut incremental = serde_json::Map::new();
+    for build in device.channels.get(place)?.builds.iter().filter(|build| build.made >= made) {
+        for delta in build.deltas.iter().filter(|delta| device.is_open(delta)) {
+            let Some((digest, location)) = delta.from_vbmeta_digest.zip(location(delta)) else { continue };
+            // The newest build comes first, and its smallest delta.
+            incremental.entry(digest.to_string()).or_insert(location);
+        }
+    }
+    Some(json!({"version": 2, "full": full, "incremental": incremental}))
 }

@@ -189,6 +189,12 @@ pub struct Ab {
     /// `ro.build.version.incremental` of that build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_incremental: Option<String>,
+    /// `ro.boot.vbmeta.digest` of a phone that runs the build that it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vbmeta_digest: Option<Sha256>,
+    /// The same of the build that it starts from; Custota asks by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_vbmeta_digest: Option<Sha256>,
     /// Minor version of the payload: what update_engine of the build that it starts from has to know.
     #[serde(default)]
     pub minor: u32,

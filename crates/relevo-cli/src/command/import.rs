@@ -119,7 +119,14 @@ pub(crate) fn run(session: &Session<'_>, args: &Import) -> anyhow::Result<Answer
         let is_published = |target: &_| published.contains_key(target);
         Some(match &ab {
             Some(ab) if manifest.kind == InstallKind::Ab => {
-                packages::keep(session, &home, &manifest, (&build, &args.from, ab), &is_published)?
+                // The zip is signed already; without the key it lacks what Custota asks for, and nothing else.
+                let signers = packages::ota_signers(session, &home, &manifest, &args.passphrase);
+                let signers = signers.unwrap_or_else(|error| {
+                    session.warn(format!("Custota will not be told of build {}: {error:#}", build.build));
+                    None
+                });
+                let zip = (&build, &*args.from, ab);
+                packages::keep(session, &home, &manifest, zip, &is_published, signers.as_ref())?
             }
             _ => {
                 let signers = packages::ota_signers(session, &home, &manifest, &args.passphrase)?;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     args::Publish,
     command::{ceremony, ota::check_streams_of},
+    csig,
     durable::{UNFINISHED, make_dir, sweep},
     error::CliError,
     home::{Home, human, names},
@@ -105,7 +106,12 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
             } else {
                 // An OTA zip has the signatures that phones look for; the device's role vouches for it as it is.
                 packages::check_zip(session, made).with_context(failed)?;
-                publication.add_package(&made.target, &made.path, &made.custom).with_context(failed)?
+                let added = publication.add_package(&made.target, &made.path, &made.custom).with_context(failed)?;
+                if let Some(path) = csig::check(&home, made).with_context(failed)? {
+                    let kind = serde_json::json!({"kind": "csig"});
+                    publication.add_target(&csig::target(&made.target)?, &path, &kind).with_context(failed)?;
+                }
+                added
             };
             answer.packages.push(Visible {
                 path: made.target.clone(),
@@ -244,13 +250,13 @@ fn remove(path: &Path) -> Result<(), CliError> {
     fs::remove_file(path).map_err(|source| CliError::Write { path: path.into(), source })
 }
 
-/// Removes descriptions whose package was published and removed just before the power went.
+/// Removes what lay beside packages that were published and removed just before the power went.
 fn tidy(home: &Home, work: &[(DeviceManifest, Vec<Made>)]) -> Result<(), CliError> {
     for (manifest, _) in work {
         for channel in &manifest.channels {
             let dir = home.packages(&manifest.codename, channel);
             for name in names(&dir)? {
-                if let Some(package) = name.strip_suffix(".json")
+                if let Some(package) = name.strip_suffix(".json").or_else(|| name.strip_suffix(".csig"))
                     && packages::is_package(package)
                     && !dir.join(package).exists()
                 {

@@ -9,6 +9,7 @@ mod ab;
 mod ab_release;
 mod ab_write;
 mod ceremony;
+mod custota;
 mod help;
 mod import;
 mod keys;

@@ -9,6 +9,7 @@
 //! are big-endian.
 
 mod descriptor;
+mod digest;
 mod signature;
 
 use std::io;
@@ -17,6 +18,7 @@ use relevo_types::ByteLen;
 
 pub use self::{
     descriptor::{Chain, Descriptor, DescriptorError, Hash, Hashtree, KernelCmdline, Property},
+    digest::build_digest,
     signature::{Algorithm, TestKey, VerifyError},
 };
 use crate::ReadAt;
@@ -137,6 +139,8 @@ pub struct Vbmeta {
     /// What it says of partitions.
     pub descriptors: Vec<Descriptor>,
     signed: signature::Signed,
+    /// Bytes of header and blocks.
+    len: usize,
 }
 
 /// What an image says of itself or others, and where it says so.
@@ -274,6 +278,7 @@ impl Vbmeta {
             signature: part(authentication, signature)?,
         };
         Ok(Self {
+            len: HEADER + authentication.len() + data.len(),
             algorithm,
             rollback_index,
             rollback_index_location,

@@ -23,6 +23,10 @@ pub use self::{
     signature::{WholeFile, WholeFileError},
     write::{Contents, Layout, ZipWriteError, comment, signed_len},
 };
+pub(crate) use self::{
+    signature::{SHA256, SIGNED_DATA},
+    write::DATA,
+};
 use crate::{ReadAt, Section};
 
 /// Where an A/B OTA has its payload.

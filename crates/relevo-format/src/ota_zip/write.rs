@@ -47,7 +47,7 @@ const MODE: u32 = 0o100_644 << 16;
 /// What a comment says before the signature.
 const SIGNED_BY: &[u8] = b"signed by SignApk\0";
 /// `1.2.840.113549.1.7.1`, plain data.
-const DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
+pub(crate) const DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
 
 /// What goes into an OTA zip.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 //! AOSP `update_engine` of android-15.0.0_r23: `update_metadata.proto`, `payload_metadata.cc`, `delta_performer.cc`.
 
 mod apply;
+mod cms;
 pub(crate) mod der;
 pub(crate) mod key;
 mod limit;
@@ -25,6 +26,7 @@ use sha2::Digest as _;
 
 pub use self::{
     apply::{ApplyError, Sink, apply_operation, apply_unpacked, check_data, is_applied},
+    cms::{MAX_CONTENT, Message},
     key::{Certificate, KeyError, KeyKind, PublicKey},
     manifest::{
         Data, Extent, Fec, HashTree, ImageInfo, Manifest, MergeKind, MergeOperation, Operation, OperationError,

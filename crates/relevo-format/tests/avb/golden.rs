@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-use relevo_format::avb::{self, Algorithm, Descriptor, Located, TestKey, VerifyError};
+use relevo_format::{
+    ReadAt,
+    avb::{self, Algorithm, Descriptor, Located, TestKey, VerifyError},
+};
 
 /// Their names.
 pub(crate) const NAMES: [&str; 7] = ["boot", "odm", "product", "recovery", "system", "vbmeta", "vendor"];
@@ -142,4 +145,35 @@ fn what_is_neither_footer_nor_vbmeta_is_none() {
     assert_eq!(avb::read(&vec![0; 8192]).unwrap(), None);
     assert_eq!(avb::read(&Vec::new()).unwrap(), None);
     assert_eq!(avb::read(&b"AVB0".to_vec()).unwrap(), None);
+}
+
+#[test]
+fn a_builds_digest_is_the_one_that_bootloaders_hand_on() {
+    let images: Vec<(&str, Vec<u8>)> = NAMES.iter().map(|name| (*name, image(name))).collect();
+    let find = |name: &str| images.iter().find(|(known, _)| *known == name).map(|(_, image)| image as &dyn ReadAt);
+    let expected = fs::read_to_string(path("vbmeta-digest.txt")).unwrap();
+
+    let digest = avb::build_digest(find).unwrap();
+
+    assert_eq!(digest.unwrap().to_string(), expected.trim());
+    let without = |missing: &str| avb::build_digest(|name| find(name).filter(|_| name != missing)).unwrap();
+    assert_eq!((without("vbmeta"), without("recovery")), (None, None), "nobody knows it then");
+}
+
+#[test]
+fn a_damaged_build_has_no_digest_and_no_panic() {
+    let vbmeta = image("vbmeta");
+    let recovery = image("recovery");
+    for at in (0..1_024).chain([vbmeta.len() - 1]) {
+        let mut damaged = vbmeta.clone();
+        damaged[at] ^= 0x80;
+        damaged.truncate(vbmeta.len() - at);
+        let find = |name: &str| match name {
+            "vbmeta" => Some(&damaged as &dyn ReadAt),
+            "recovery" => Some(&recovery as &dyn ReadAt),
+            _ => None,
+        };
+
+        let _ = avb::build_digest(find);
+    }
 }

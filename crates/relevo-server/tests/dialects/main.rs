@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "clippy knows tests only by their attribute, and the clients are tests too")]
 
+mod custota;
 mod fixture;
 mod forks;
 mod graphene;

@@ -114,6 +114,10 @@ def main():
             # Each is one frame, so that the tests need nothing but a decoder.
             subprocess.run(["zstd", "-q", "-19", "-f", image, "-o", out / f"{image.name}.zst"], check=True)
         (out / "info.txt").write_text("\n".join(lines))
+        vbmeta = next(image for image in images if image.name == "vbmeta.img")
+        digest = subprocess.run([sys.executable, avbtool, "calculate_vbmeta_digest", "--image", vbmeta], check=True, env=env,
+                                capture_output=True, text=True).stdout
+        (out / "vbmeta-digest.txt").write_text(digest)
         # A tree of three levels, by its root alone: 130 blocks of hashes, two above them, one on top.
         big = work / "big.img"
         big.write_bytes(contents(16500))
