@@ -25,6 +25,7 @@
 //! ```
 
 mod answer;
+mod lineage_ota;
 mod offer;
 mod page;
 mod pattern;
@@ -33,6 +34,7 @@ mod site;
 mod table;
 
 pub use answer::{Key, NoAnswer, Question, What};
+pub use lineage_ota::{BadQuestion, MAX_QUESTION, Posted};
 pub use offer::{Build, ChannelOffer, Device, Offered, Offers, Package, SourceId, Wanted};
 pub use page::Page;
 pub use pattern::{Captures, Parts, Pattern, PatternError};

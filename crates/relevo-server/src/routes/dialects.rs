@@ -1,5 +1,7 @@
 //! The updater apps of ROMs, each in its own words.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     body::BoxBody,
@@ -9,15 +11,18 @@ use actix_web::{
     },
     web,
 };
-use relevo_dialect::{NoAnswer, Parts};
+use relevo_dialect::{MAX_QUESTION, NoAnswer, Parts, Posted};
 
-use super::{SHORT, not_found, plain, refuse, repo};
+use super::{NEVER, SHORT, not_found, plain, refuse, repo};
 use crate::{body::HeadBody, dialects::Answer, encoding::Coding, layout::RepoFile, precondition::Tag, startup::State};
+
+/// Longest time that a question in a body may take to come.
+const MAX_READING: Duration = Duration::from_secs(15);
 
 /// `/graphene/**`: the zips by the names that GrapheneOS's updater makes for them, and the line that names the newest.
 pub(crate) async fn graphene(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
     let Some(file) = request.uri().path().strip_prefix("/graphene/").filter(|file| file.ends_with(".zip")) else {
-        return serve(request, state).await;
+        return ask(&request, &state);
     };
     if let Some(refused) = refuse(&request) {
         return refused;
@@ -28,18 +33,54 @@ pub(crate) async fn graphene(request: HttpRequest, state: web::Data<State>) -> H
     repo::send_file(&request, &state, file, repo::Name::Other).await
 }
 
-/// Answers what no other route does: a path of the table of dialects, or nothing.
-pub(crate) async fn serve(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+/// Answers what no other route does: a path of the table of dialects, a question in a body, or nothing.
+pub(crate) async fn serve(request: HttpRequest, payload: web::Payload, state: web::Data<State>) -> HttpResponse {
+    if let Some(posted) = Posted::at(request.uri().path()) {
+        if *request.method() == Method::POST {
+            return answer_posted(posted, payload, &state).await;
+        }
+        if posted == Posted::Builds {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here\n");
+            response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+            return response;
+        }
+    }
+    ask(&request, &state)
+}
+
+/// Answers a question in a body.
+async fn answer_posted(posted: Posted, payload: web::Payload, state: &State) -> HttpResponse {
+    let reading = tokio::time::timeout(MAX_READING, payload.to_bytes_limited(MAX_QUESTION));
+    let question = match reading.await {
+        Ok(Ok(Ok(question))) => question,
+        Ok(Ok(Err(_))) => return plain(StatusCode::BAD_REQUEST, "the question broke off\n"),
+        Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "a question has at most 4096 bytes\n"),
+        Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the question took too long\n"),
+    };
+    let Some(catalog) = state.catalogs.last() else { return unverified() };
+    match posted.answer(&question, &catalog.offers, &state.answers.site, (state.clock)()) {
+        Ok(Ok(answer)) => HttpResponse::Ok()
+            .insert_header((header::CACHE_CONTROL, NEVER))
+            .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+            .insert_header((header::CONTENT_TYPE, "application/json"))
+            .body(answer),
+        Ok(Err(error)) => refused(error),
+        Err(_) => plain(StatusCode::BAD_REQUEST, "the question is no JSON of the kind that is asked here\n"),
+    }
+}
+
+/// Answers a path of the table of dialects.
+fn ask(request: &HttpRequest, state: &State) -> HttpResponse {
     // The raw path, which no encoded slash makes into another one.
     let Some(parts) = Parts::new(request.uri().path()) else { return not_found() };
     let Some(question) = state.answers.table.find(&parts) else { return not_found() };
-    if let Some(refused) = refuse(&request) {
+    if let Some(refused) = refuse(request) {
         return refused;
     }
     let Some(catalog) = state.catalogs.last() else { return unverified() };
     let key = question.key(&catalog.offers, (state.clock)());
     match state.answers.get(&question, key, &catalog) {
-        Ok(answer) => send(&request, &state, &answer, question.content_type()),
+        Ok(answer) => send(request, state, &answer, question.content_type()),
         Err(error) => refused(error),
     }
 }

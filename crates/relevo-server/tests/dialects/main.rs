@@ -6,6 +6,7 @@ mod custota;
 mod fixture;
 mod forks;
 mod graphene;
+mod lineage_ota;
 mod lineage_v1;
 mod lineage_v2;
 mod net;
