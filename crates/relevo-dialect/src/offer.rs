@@ -5,7 +5,7 @@
 //! nothing of a device whose role expired, and what has a floor only to who says by the build that it runs that the floor
 //! is behind it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 use relevo_meta::{Ab, Custom, Trusted, TrustedDevice};
@@ -18,7 +18,7 @@ pub struct Offers {
     /// Names that phones have for themselves, and the device that each one is.
     names: Vec<(String, usize)>,
     by_name: HashMap<String, usize>,
-    packages: HashMap<Sha256, TargetPath>,
+    packages: HashSet<(TargetPath, Sha256)>,
     /// Packages by the names that GrapheneOS's updater makes for them.
     graphene: HashMap<String, (TargetPath, Sha256)>,
 }
@@ -159,7 +159,7 @@ impl Offers {
                     .packages
                     .iter()
                     .filter(|package| !package.custom.withdrawn)
-                    .map(|package| (package.sha256, package.path.clone())),
+                    .map(|package| (package.path.clone(), package.sha256)),
             );
             offers.devices.push(Device::new(device));
         }
@@ -192,7 +192,7 @@ impl Offers {
 
     /// Whether the repository lists this file as a package that was not withdrawn.
     pub fn has_package(&self, path: &TargetPath, sha256: &Sha256) -> bool {
-        self.packages.get(sha256) == Some(path)
+        self.packages.contains(&(path.clone(), *sha256))
     }
 
     /// The package that GrapheneOS's updater calls `file`, unless nobody vouches for its device any more.
