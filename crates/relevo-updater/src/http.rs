@@ -1,7 +1,7 @@
 //! One GET at a time, with every length checked.
 //!
-//! What goes out is the same from every phone: method, path, `Host`, `User-Agent: relevo-updater`, `Accept: */*`, and a
-//! `Range`. No version, language, cookie, proxy or environment variable adds to it.
+//! What goes out is the same from every phone: method, path, `Host`, `User-Agent: relevo-updater`, `Accept: */*`, for
+//! metadata `Accept-Encoding: gzip`, and a `Range`. No version, language, cookie, proxy or environment variable adds to it.
 
 use std::{
     io::{self, Read},
@@ -27,6 +27,8 @@ const MAX_REDIRECTS: u32 = 3;
 /// Buffers for answers and requests, in bytes; with two requests at a time they are most of our memory.
 const INPUT_BUFFER: usize = 32 * 1024;
 const OUTPUT_BUFFER: usize = 4 * 1024;
+/// Bytes that gzip adds at most to what it cannot compress, for the sizes of metadata.
+const GZIP_FRAME: u64 = 1024;
 /// Slower than this, in bytes a second, an answer is given up: it would hold a request for days.
 const MIN_RATE: u64 = 512;
 
@@ -96,6 +98,14 @@ pub enum FetchError {
         /// Where it would lead.
         to: String,
     },
+    /// A compressed body that cannot be read.
+    #[error("the answer to {url} is no gzip, although it says so")]
+    Gzip {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// A body that is compressed although nobody asked for that.
     #[error("{url} answered in content encoding {encoding:?}")]
     Encoded {
@@ -139,6 +149,8 @@ pub struct Answer {
     pub content_range: Option<String>,
     /// Time until the answer began.
     pub latency: Duration,
+    /// Whether the body is compressed by gzip, which was asked for.
+    gzip: bool,
     body: BodyReader<'static>,
     received: u64,
 }
@@ -193,6 +205,10 @@ impl Http {
     /// # Errors
     /// [`FetchError`].
     pub fn get(&self, url: &str, range: Option<Range<u64>>, expected: u64) -> Result<Answer, FetchError> {
+        self.ask(url, range, expected, false)
+    }
+
+    fn ask(&self, url: &str, range: Option<Range<u64>>, expected: u64, gzip: bool) -> Result<Answer, FetchError> {
         let transport = |source| FetchError::Transport { url: url.to_owned(), source: Box::new(source) };
         let start = Instant::now();
         let mut at = url.to_owned();
@@ -203,10 +219,13 @@ impl Http {
                 request =
                     request.header(header::RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
             }
+            if gzip {
+                request = request.header(header::ACCEPT_ENCODING, "gzip");
+            }
             let response = request.call().map_err(transport)?;
             match response.status().as_u16() {
-                200 => return Answer::new(url, response, start),
-                206 if range.is_some() => return Answer::new(url, response, start),
+                200 => return Answer::new(url, response, start, gzip),
+                206 if range.is_some() => return Answer::new(url, response, start, gzip),
                 301 | 302 | 303 | 307 | 308 => at = self.redirect(url, &at, response.headers())?,
                 status => return Err(FetchError::Status { url: url.to_owned(), status }),
             }
@@ -219,26 +238,22 @@ impl Http {
     /// # Errors
     /// [`FetchError`]; [`FetchError::TooLong`] before more than `limit` bytes are in memory.
     pub fn get_whole(&self, url: &str, limit: u64) -> Result<(Vec<u8>, Duration), FetchError> {
-        let mut answer = self.get(url, None, limit)?;
-        let too_long = || FetchError::TooLong { url: url.to_owned(), limit };
-        let claimed = answer.content_length.unwrap_or(0);
-        if claimed > limit {
-            return Err(too_long());
-        }
-        let mut bytes = Vec::new();
-        let mut buffer = [0; 8192];
-        loop {
-            let len = answer.read(&mut buffer)?;
-            if len == 0 {
-                return Ok((bytes, answer.latency));
-            }
-            if bytes.len() as u64 + len as u64 > limit {
-                return Err(too_long());
-            }
-            bytes.extend_from_slice(&buffer[..len]);
-        }
+        let answer = self.get(url, None, limit)?;
+        let latency = answer.latency;
+        Ok((read_whole(answer, url, limit)?, latency))
     }
 
+    /// Fetches a whole file of at most `limit` bytes, compressed on the way if the server can.
+    ///
+    /// # Errors
+    /// [`FetchError`]; [`FetchError::TooLong`] before more than `limit` bytes are in memory, and [`FetchError::Gzip`].
+    pub fn get_compressible(&self, url: &str, limit: u64) -> Result<(Vec<u8>, Duration), FetchError> {
+        let answer = self.ask(url, None, limit, true)?;
+        let (latency, gzip) = (answer.latency, answer.gzip);
+        // What cannot be compressed grows by its head and end.
+        let body = read_whole(answer, url, if gzip { limit.saturating_add(GZIP_FRAME) } else { limit })?;
+        Ok((if gzip { inflate(&body, url, limit)? } else { body }, latency))
+    }
     fn redirect(&self, url: &str, from: &str, headers: &HeaderMap) -> Result<String, FetchError> {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
         let refused = || FetchError::Redirect { url: url.to_owned(), to: location.chars().take(200).collect() };
@@ -263,10 +278,12 @@ impl Http {
 }
 
 impl Answer {
-    fn new(url: &str, response: Response<Body>, start: Instant) -> Result<Self, FetchError> {
+    fn new(url: &str, response: Response<Body>, start: Instant, asked_gzip: bool) -> Result<Self, FetchError> {
         let headers = response.headers();
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
+        let encoding = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity");
+        let gzip = asked_gzip && encoding.as_deref() == Some("gzip");
+        if let Some(encoding) = encoding.filter(|_| !gzip) {
             return Err(FetchError::Encoded { url: url.to_owned(), encoding });
         }
         let content_range = text(header::CONTENT_RANGE);
@@ -276,6 +293,7 @@ impl Answer {
             content_length: response.body().content_length(),
             content_range,
             latency: start.elapsed(),
+            gzip,
             body: response.into_body().into_reader(),
             received: 0,
         })
@@ -327,4 +345,34 @@ impl Answer {
     pub fn url(&self) -> &str {
         &self.url
     }
+}
+
+fn read_whole(mut answer: Answer, url: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
+    let too_long = || FetchError::TooLong { url: url.to_owned(), limit };
+    if answer.content_length.unwrap_or(0) > limit {
+        return Err(too_long());
+    }
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let len = answer.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(bytes);
+        }
+        if bytes.len() as u64 + len as u64 > limit {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(&buffer[..len]);
+    }
+}
+
+/// Decompresses, and not one byte more than the limit.
+fn inflate(body: &[u8], url: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
+    let mut bytes = Vec::new();
+    let failed = |source| FetchError::Gzip { url: url.to_owned(), source };
+    flate2::read::GzDecoder::new(body).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(FetchError::TooLong { url: url.to_owned(), limit });
+    }
+    Ok(bytes)
 }

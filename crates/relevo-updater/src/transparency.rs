@@ -184,7 +184,8 @@ impl LogReader<'_> {
                 return Err(TransparencyError::Stopped);
             }
             let proof = format!("proof/{version}.{role}.tlog-proof");
-            let found = self.fetch(&lease.url, &proof, MAX_PROOF.get()).and_then(|bytes| {
+            let fetched = self.http.get_compressible(&format!("{}log/{proof}", lease.url), MAX_PROOF.get());
+            let found = fetched.map_err(|error| Trouble::Mirror(chain(&error))).and_then(|(bytes, _)| {
                 let proof = Proof::parse(&bytes)?;
                 let checkpoint = proof.verify(entry, key)?;
                 self.compare(&lease.url, &checkpoint)?;

@@ -187,7 +187,7 @@ fn ask(
             continue;
         };
         let url = format!("{}metadata/{}", lease.url, request.name);
-        let (answer, latency) = match http.get_whole(&url, request.limit.get()) {
+        let (answer, latency) = match http.get_compressible(&url, request.limit.get()) {
             Ok((bytes, latency)) => (Answer::Found(bytes), Some(latency)),
             Err(FetchError::Status { status: 404 | 410, .. }) => (Answer::Absent, None),
             Err(error) if error.is_retryable() => {

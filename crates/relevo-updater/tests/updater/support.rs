@@ -246,8 +246,12 @@ pub(crate) enum Fault {
     Redirect(String),
     /// Sends so many bytes and then nothing.
     Stall(u64),
-    /// Sends the body compressed, or says so.
+    /// Says that the body is compressed.
     Encoded,
+    /// Sends the body compressed by gzip to whoever asks for that.
+    Gzip,
+    /// Sends so many zeros, compressed by gzip.
+    Bomb(usize),
 }
 
 struct Rule {
@@ -414,6 +418,16 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             Some(Fault::Flip(at)) => file[usize::try_from(*at).unwrap()] ^= 0x40,
             Some(Fault::IgnoreRange) => range = None,
             Some(Fault::Encoded) => extra = "Content-Encoding: gzip\r\n".to_owned(),
+            Some(Fault::Gzip) if !text.to_lowercase().contains("accept-encoding: gzip") => {}
+            Some(Fault::Gzip | Fault::Bomb(_)) => {
+                if let Some(Fault::Bomb(len)) = &fault {
+                    file = vec![0; *len];
+                }
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+                encoder.write_all(&file)?;
+                file = encoder.finish()?;
+                extra = "Content-Encoding: gzip\r\n".to_owned();
+            }
             _ => {}
         }
         let (status, body) = match &range {

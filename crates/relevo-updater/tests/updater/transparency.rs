@@ -14,8 +14,8 @@ use crate::support::{Fault, Phone, Recipe, Repo, Server};
 const REQUIRE: &str = "[transparency]\nrequire = true\n";
 const SOAK: &str = "[transparency]\nrequire = true\nsoak_hours = 48\n";
 
-/// What is done to the files of a repository.
-type Damage = fn(&mut BTreeMap<String, Vec<u8>>);
+/// What is said, what is done to the files of a repository, and that repository.
+type Case = (&'static str, fn(&mut BTreeMap<String, Vec<u8>>), fn() -> Repo);
 
 fn log_key() -> LogKey {
     LogKey::self_named(*key("log").public().verifying_key())
@@ -94,7 +94,7 @@ fn a_logged_role_is_installed_unattended() {
 fn what_is_not_in_the_log_is_installed_by_hand_alone() {
     let without_log = || Repo::new().with(&Recipe::full("101"));
     // No log, a log without this role's proof, and the proof of another file.
-    let cases: [(&str, Damage, fn() -> Repo); 3] = [
+    let cases: [Case; 3] = [
         ("names no log", |_| {}, without_log),
         ("no mirror showed", |files| files.retain(|path, _| !path.contains("tlog-proof")), logged_repo),
         (

@@ -51,6 +51,44 @@ fn metadata_comes_from_whichever_mirror_answers() {
 }
 
 #[test]
+fn metadata_comes_compressed_where_a_mirror_can() {
+    let mut repo = repo();
+    let server = Server::start(repo.publish());
+    let plain = Phone::new(&repo, &[server.url()]);
+    plain.go(|updater| updater.check()).unwrap();
+    let raw = server.sent();
+    server.fault("", Fault::Gzip, usize::MAX);
+    let phone = Phone::new(&repo, &[server.url()]);
+
+    phone.go(|updater| updater.download()).unwrap();
+
+    let metadata: usize =
+        server.asked(".json").iter().map(|(path, _)| server.file(path).map_or(0, |file| file.len())).sum();
+    assert!(raw * 2 >= metadata, "{raw} bytes of {metadata}");
+    assert_eq!(phone.status().phase, "staged");
+    let one = Phone::new(&repo, &[server.url()]);
+    let before = server.sent();
+    one.go(|updater| updater.check()).unwrap();
+    assert!((server.sent() - before) * 10 < raw * 7, "{} of {raw} bytes", server.sent() - before);
+}
+
+#[test]
+fn a_compressed_answer_is_held_to_the_limits_of_what_it_holds() {
+    let mut repo = repo();
+    let files = repo.publish();
+    let (bad, good) = (Server::start(files.clone()), Server::start(files));
+    // A timestamp has 4 KiB at most: one byte more, and far more than a phone's memory should ever see.
+    for fault in [Fault::Bomb(4097), Fault::Bomb(64 << 20), Fault::Encoded] {
+        let phone = Phone::new(&repo, &[bad.url(), good.url()]);
+        bad.fault("timestamp.json", fault.clone(), 1);
+
+        let outcome = phone.go(|updater| updater.check()).unwrap_or_else(|error| panic!("{fault:?}: {error:?}"));
+
+        assert_eq!(outcome.aside[0].mirror, bad.url(), "{fault:?}");
+    }
+}
+
+#[test]
 fn a_stale_mirror_is_put_aside_and_the_others_are_asked() {
     let mut repo = repo();
     let old = repo.publish();
