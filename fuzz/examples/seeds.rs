@@ -9,8 +9,12 @@ use relevo_format::{
     package::{Front, Manifest},
     patch::zucchini,
 };
-use relevo_meta::chunks::{Builder, ChunkList};
+use relevo_meta::{
+    chunks::{Builder, ChunkList},
+    keys::PublicKey,
+};
 use relevo_types::ByteLen;
+use serde_json::{Value, json};
 
 #[path = "../../crates/relevo-format/tests/patch/program.rs"]
 #[expect(dead_code, reason = "the tests of the crate build larger ones too")]
@@ -225,7 +229,49 @@ fn ab() -> io::Result<()> {
     seed("device", "bluejay", include_bytes!("../../manifests/bluejay.toml"))?;
     seed("device", "rpi4", include_bytes!("../../manifests/rpi4.toml"))?;
     seed("device", "guide", include_bytes!("../../manifests/guides/recovery-fastboot.toml"))?;
-    seed("keys", "public", include_bytes!("../../tests/data/aosp/payload_key.pub.pem"))
+    seed("keys", "public", include_bytes!("../../tests/data/aosp/payload_key.pub.pem"))?;
+    let root = include_bytes!("../../crates/relevo-meta/tests/meta/ceremony.json");
+    seed("ceremony", "root", root)?;
+    seed("ceremony", "device", device_proposal().as_bytes())
+}
+
+/// A new vendor, device and nightly role, as one proposal that nobody signed.
+fn device_proposal() -> String {
+    let key = |byte: &str| {
+        // Points of the curve: the base point, and twice it.
+        let public = match byte {
+            "a" => "5866666666666666666666666666666666666666666666666666666666666666",
+            _ => "c9a3f86aae465f0e56513864510f3997561fa2c9e85ea21dc2292309f3cd6022",
+        };
+        PublicKey::from_value(&json!({"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": public}}))
+            .expect("a point of the curve")
+    };
+    let role = |name: &str, path: &str, byte: &str| {
+        let key = key(byte);
+        json!({
+            "keys": {key.key_id(): key.to_value()},
+            "roles": [{"name": name, "keyids": [key.key_id()], "threshold": 1, "terminating": true, "paths": [path]}],
+        })
+    };
+    let file = |role: &str, delegations: Value, targets: Value| {
+        let mut signed = json!({
+            "_type": "targets", "spec_version": "1.0.34", "version": 1, "expires": "2026-06-01T00:00:00Z",
+            "targets": targets,
+        });
+        if !delegations.is_null() {
+            signed["delegations"] = delegations;
+        }
+        json!({"role": role, "base": null, "signed": signed})
+    };
+    let target =
+        json!({"length": 5, "hashes": {"sha256": "00"}, "custom": {"kind": "native", "to": "2", "rollout": 10}});
+    let documents = json!([
+        file("targets", role("v-xiaomi", "xiaomi/*/*/*", "a"), json!({})),
+        file("v-xiaomi", role("d-ginkgo", "xiaomi/ginkgo/*/*", "b"), json!({})),
+        file("d-ginkgo", role("d-ginkgo-nightly", "xiaomi/ginkgo/nightly/*", "a"), json!({})),
+        file("d-ginkgo-nightly", Value::Null, json!({"xiaomi/ginkgo/nightly/a.rvp": target})),
+    ]);
+    json!({"relevo_ceremony": 1, "repository": "00".repeat(32), "documents": documents}).to_string()
 }
 
 /// A private key on P-256 that is a number everybody knows, in DER (PKCS#8).

@@ -26,7 +26,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -47,13 +47,16 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("target_files", target_files),
     ("dialects", dialects),
     ("device", device),
+    ("ceremony", ceremony),
 ];
 
 mod avb;
+mod ceremony;
 mod device;
 mod patch;
 
 pub use avb::avb;
+pub use ceremony::ceremony;
 pub use device::device;
 pub use patch::{bsdf2, locate, lz4diff, puffin, zucchini};
 
