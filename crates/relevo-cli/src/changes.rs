@@ -59,6 +59,19 @@ impl Changes {
         Ok(())
     }
 
+    /// The command that proposes them.
+    pub(crate) fn as_ceremony(&self) -> String {
+        let mut words = vec!["relevo ceremony start FILE".to_owned()];
+        words.extend(self.add.iter().map(|(role, key)| format!("--add {role}={key}")));
+        words.extend(self.remove.iter().map(|(role, key)| format!("--remove {role}={key}")));
+        words.extend(self.threshold.iter().map(|(role, threshold)| format!("--threshold {role}={threshold}")));
+        words.extend(self.expire.iter().map(|(role, date)| format!("--expire {role}={date}")));
+        words.extend(self.renew.iter().map(|role| format!("--renew {role}")));
+        words.extend(self.retire.iter().map(|role| format!("--retire {role}")));
+        words.extend(self.vendor.iter().map(|vendor| format!("--vendor {vendor}")));
+        words.join(" ")
+    }
+
     /// The keys and the threshold that a role will have.
     fn keys(&self, home: &Home, publication: &mut Publication<'_>, role: &str) -> anyhow::Result<RoleKeys> {
         let mut keys = match publication.role(role) {

@@ -91,6 +91,14 @@ pub enum CliError {
         /// How many of them are here.
         held: usize,
     },
+    /// A change that others have to sign as well.
+    #[error("not everybody is here who has to sign this")]
+    NeedsCeremony {
+        /// What starts the ceremony.
+        command: String,
+        /// Whose keys are missing.
+        source: Box<CliError>,
+    },
     /// A name that cannot be a file's.
     #[error(
         "{name:?} is no name for a key: letters, digits, . _ - and at most 80 of them, beginning with a letter or digit"
@@ -582,6 +590,7 @@ impl CliError {
                  ceremony start FILE` with the same change"
                     .to_owned()
             }
+            Self::NeedsCeremony { command, .. } => format!("let the others sign it: {command}"),
             Self::NotConfirmed => "type yes, or give --yes once you have looked at `relevo ceremony show`".to_owned(),
             Self::NothingToSign => "`relevo ceremony status FILE` says whose signatures are missing".to_owned(),
             Self::Unfinished { .. } => {

@@ -40,6 +40,16 @@ pub(crate) struct Held {
     pub(crate) place: Place,
 }
 
+impl Held {
+    /// Whether it is meant for the role.
+    pub(crate) fn is_for(&self, role: &str) -> bool {
+        match &self.place {
+            Place::File => true,
+            Place::Command(settings) => settings.is_for(role),
+        }
+    }
+}
+
 /// Where a private key is.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
@@ -119,12 +129,8 @@ impl<'a> Keyring<'a> {
 
     /// The keys at hand that may sign for a role and are among these; the one that is called like the role first.
     pub(crate) fn of(&self, role: &str, keys: &RoleKeys) -> Vec<&Held> {
-        let is_for = |held: &&Held| match &held.place {
-            Place::File => true,
-            Place::Command(settings) => settings.is_for(role),
-        };
         let mut found: Vec<&Held> = Vec::new();
-        for held in self.held.iter().filter(is_for).filter(|held| keys.keys.contains(&held.public)) {
+        for held in self.held.iter().filter(|held| held.is_for(role) && keys.keys.contains(&held.public)) {
             if !found.iter().any(|known| known.public == held.public) {
                 found.push(held);
             }

@@ -115,8 +115,8 @@ pub(crate) fn sign(session: &Session<'_>, args: &CeremonySign) -> anyhow::Result
     if args.key.is_empty() {
         let ring = ring.as_ref().ok_or_else(|| CliError::NoHome { dir: session.dir.clone() })?;
         for held in ring.held() {
-            let roles = review.waits_for(&held.public.key_id());
-            work.extend(roles.into_iter().map(|role| (role.to_owned(), With::Held(held))));
+            let roles = review.waits_for(&held.public.key_id()).into_iter().filter(|role| held.is_for(role));
+            work.extend(roles.map(|role| (role.to_owned(), With::Held(held))));
         }
     }
     for key in &args.key {

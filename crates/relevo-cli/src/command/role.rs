@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     args::{PassphraseFrom, RoleAdd, RoleExpire, RoleRemove},
     changes::Changes,
+    error::CliError,
     home::Home,
     keyring::{Keyring, known_names},
     repository,
@@ -153,7 +154,13 @@ fn change(session: &Session<'_>, role: &str, changes: &Changes, from: &Passphras
     let mut publication = repository.publication()?;
     changes.make(&home, &mut publication)?;
     let ring = Keyring::open(session, &home, from)?;
-    let signers = ring.signers(&publication.needs()?)?;
+    let signers = ring.signers(&publication.needs()?).map_err(|error| match error.downcast::<CliError>() {
+        Ok(source @ CliError::NotAtHand { .. }) => {
+            CliError::NeedsCeremony { command: changes.as_ceremony(), source: Box::new(source) }.into()
+        }
+        Ok(other) => other.into(),
+        Err(error) => error,
+    })?;
     let published = publication.commit(&signers, session.now)?;
     published.expiries.iter().filter_map(Expiry::warning).for_each(|text| session.warn(text));
     warn_of_packages(session, &home, role)?;
