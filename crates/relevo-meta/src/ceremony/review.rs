@@ -307,7 +307,10 @@ impl Proposal {
             signed.push(&mark.key_id);
         }
         let group = |(name, keys): (String, RoleKeys)| {
-            let ids: Vec<String> = keys.keys.iter().map(PublicKey::key_id).collect();
+            // A key counts once, however often it is listed.
+            let mut ids: Vec<String> = keys.keys.iter().map(PublicKey::key_id).collect();
+            ids.sort();
+            ids.dedup();
             let has = |id: &&String| signed.contains(&id.as_str());
             Group { name, threshold: keys.threshold, signed: ids.iter().filter(has).cloned().collect(), keys: ids }
         };

@@ -229,6 +229,24 @@ fn old_and_new_keys_of_the_root_both_have_to_sign() {
 }
 
 #[test]
+fn a_key_that_is_listed_twice_signs_once() {
+    let repo = repo();
+    let old = ground(&repo);
+    let mut root: Value = serde_json::from_slice(old.file("root").unwrap()).unwrap();
+    let id = root["signed"]["roles"]["root"]["keyids"][0].clone();
+    root["signed"]["roles"]["root"] = json!({"keyids": [id, id], "threshold": 2});
+    let files = BTreeMap::from([("root".to_owned(), root.to_string().into_bytes())]);
+    let ground = Ground::new(old.repository(), files);
+    let documents = vec![document(&ground, "root", new_root(&repo).signed())];
+    let mut proposal = Proposal::new(ground.repository(), documents).unwrap();
+    proposal.sign("root", &key("root")).unwrap();
+
+    let review = proposal.review(&ground, &BTreeMap::new(), repo.now).unwrap();
+
+    assert_eq!(review.documents[0].groups[0].missing(), 1);
+}
+
+#[test]
 fn strangers_and_signatures_over_something_else_are_refused() {
     let repo = repo();
     let mut stranger = proposal(&repo);
