@@ -365,6 +365,9 @@ pub struct LogInit {
     /// Give up the log that is there and begin another; phones and watchers forget what they knew of the old one
     #[arg(long)]
     pub new: bool,
+    /// Publish nothing yet: write a proposal to FILE, for the other keepers of the root to sign
+    #[arg(long, value_name = "FILE")]
+    pub ceremony: Option<PathBuf>,
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,

@@ -577,7 +577,7 @@ impl CliError {
             }
             Self::ShortPassphrase { .. } => "five random words are easy to remember and hard to guess".to_owned(),
             Self::Key { .. } => "is it the passphrase that was given to `relevo init`?".to_owned(),
-            Self::NotAtHand { role, .. } if role == "snapshot" || role == "timestamp" => {
+            Self::NotAtHand { role, .. } if ["snapshot", "timestamp", "log"].contains(&role.as_str()) => {
                 "do this where the repository's online keys are".to_owned()
             }
             Self::NotAtHand { role, .. } if role.starts_with("d-") => {

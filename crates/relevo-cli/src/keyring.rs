@@ -9,7 +9,7 @@ use relevo_meta::{
     author::RoleKeys,
     keys::{PrivateKey, PublicKey, SignError, Signer},
 };
-use relevo_repo::{LOG_SIGNER, Need, Signers};
+use relevo_repo::{Need, Signers};
 
 use crate::{
     args::PassphraseFrom,
@@ -160,10 +160,6 @@ impl<'a> Keyring<'a> {
             let mut hands: Vec<&Held> = Vec::new();
             for group in &need.groups {
                 let mut found = self.of(&need.role, group);
-                // A refresh does without the log's key where it is elsewhere; what cannot do without says so itself.
-                if found.is_empty() && need.role == LOG_SIGNER {
-                    continue;
-                }
                 if found.len() < group.threshold {
                     return Err(self.missing(&need.role, group, found.len()).into());
                 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{LogInit, LogShow, LogVerify, LogWatch},
+    command::ceremony,
     error::CliError,
     home::Home,
     keyring::Keyring,
@@ -40,6 +41,10 @@ pub(crate) fn init(session: &Session<'_>, args: &LogInit) -> anyhow::Result<Answ
     }
     let mut publication = repository.publication()?;
     publication.set_log(&log)?;
+    if let Some(file) = &args.ceremony {
+        let proposal = publication.propose(session.now)?;
+        return ceremony::started(session, &home, file, &proposal);
+    }
     let signers = ring.signers(&publication.needs()?)?;
     publication.commit(&signers, session.now).context("could not name the log in the root")?;
 

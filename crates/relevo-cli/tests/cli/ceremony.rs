@@ -302,3 +302,28 @@ fn roles_are_listed_shown_and_ended() {
     let show = machine.at_desk(["role", "show", "d-ginkgo"]).expect(0).out;
     assert!(show.contains("d-ginkgo, version 2"), "{show}");
 }
+
+#[test]
+fn the_log_gets_another_key_when_several_keep_the_root() {
+    let machine = with_friends();
+    let (first, second) = (machine.text("root.json"), machine.text("log.json"));
+    start(&machine, &first);
+    machine.at_desk(["ceremony", "sign", &first, "--yes"]).expect(0);
+    sign(&machine, "bob", &first).expect(0);
+    machine.at_desk(["ceremony", "finish", &first]).expect(0);
+    for name in ["log.key", "log.pub"] {
+        fs::remove_file(machine.path("desk/keys").join(name)).unwrap();
+    }
+
+    let alone = machine.at_desk(["log", "init"]).expect(1);
+    let started = machine.at_desk(["log", "init", "--ceremony", &second]).expect(0);
+    machine.at_desk(["ceremony", "sign", &second, "--yes"]).expect(0);
+    sign(&machine, "carol", &second).expect(0);
+    machine.at_desk(["ceremony", "finish", &second]).expect(0);
+
+    assert!(alone.err.contains("the role root needs 2 of its 3 keys"), "{}", alone.err);
+    assert!(started.out.contains("field \"x-relevo\": "), "{}", started.out);
+    let log = machine.at_desk(["log", "show", "--json"]).expect(0).json();
+    assert!(log["entries"].as_array().unwrap().iter().any(|entry| entry["role"] == "root"), "{log}");
+    machine.at_desk(["repo", "check"]).expect(0);
+}
