@@ -9,7 +9,10 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -392,14 +395,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug, Default)]
 pub(crate) struct Downloads {
     begun: Mutex<HashMap<Sha256, u32>>,
+    total: AtomicU64,
 }
 
 impl Downloads {
     /// Counts one.
     pub(crate) fn begin(&self, sha256: Sha256) {
+        self.total.fetch_add(1, Ordering::Relaxed);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let count = begun.entry(sha256).or_default();
         *count = count.saturating_add(1);
+    }
+
+    /// All since the process started.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Writes all to the database; what cannot be written is kept for the next time.

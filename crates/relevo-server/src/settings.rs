@@ -42,6 +42,9 @@ pub struct Settings {
     /// A table of dialects that are answered besides the built-in ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dialects: Option<PathBuf>,
+    /// Address and port of `/metrics`; there is none without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Which log lines are written: a level, or directives such as `info,relevo_server=debug`.
     pub log: String,
     /// How log lines are written.
@@ -82,6 +85,9 @@ pub struct Layer {
     /// A table of dialects that are answered besides the built-in ones [default: none]
     #[arg(long, env = "RELEVO_DIALECTS", value_name = "FILE")]
     pub dialects: Option<PathBuf>,
+    /// Address and port of `/metrics`, for Prometheus alone; not for the public [default: none]
+    #[arg(long, env = "RELEVO_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
     /// What to log: off, error, warn, info, debug, trace, or directives by module [default: info]
     #[arg(long, env = "RELEVO_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -185,13 +191,14 @@ pub enum SettingsError {
 }
 
 /// Every key of the configuration file, in the order of [`Settings`].
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "listen",
     "repository",
     "database",
     "public_url",
     "mirrors",
     "dialects",
+    "metrics_listen",
     "log",
     "log_format",
     "workers",
@@ -237,6 +244,7 @@ impl Layer {
             public_url: self.public_url.or(other.public_url),
             mirrors: self.mirrors.or(other.mirrors),
             dialects: self.dialects.or(other.dialects),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             workers: self.workers.or(other.workers),
@@ -263,6 +271,7 @@ impl Layer {
             public_url: self.public_url,
             mirrors: self.mirrors.unwrap_or_default(),
             dialects: self.dialects,
+            metrics_listen: self.metrics_listen,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),
             workers: self.workers.unwrap_or_else(|| processors.min(MAX_WORKERS)),
@@ -382,6 +391,7 @@ mod tests {
             public_url: Some("https://ota.example".to_owned()),
             mirrors: Some(vec!["https://mirror.example/repo".to_owned()]),
             dialects: Some("dialects.toml".into()),
+            metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 9100))),
             ..Layer::default()
         };
         let settings = layer.settings().unwrap();

@@ -90,6 +90,8 @@ impl State {
 pub struct Application {
     address: SocketAddr,
     server: Server,
+    /// The listener of `/metrics`.
+    metrics: Option<Server>,
     state: web::Data<State>,
 }
 
@@ -172,9 +174,10 @@ impl Application {
         .map_err(bind)?;
         let address = server.addrs().first().copied().unwrap_or(settings.listen);
         let server = server.run();
+        let metrics = settings.metrics_listen.map(|listen| metrics(listen, state.clone())).transpose()?;
         // Once before the first request, so that the log says at the start what there is to serve.
         state.round().await;
-        Ok(Self { address, server, state })
+        Ok(Self { address, server, metrics, state })
     }
 
     /// The address that was bound.
@@ -196,6 +199,17 @@ impl Application {
         let handle = self.server.handle();
         let serving = self.server;
         tokio::pin!(serving);
+        let metrics_handle = self.metrics.as_ref().map(Server::handle);
+        // Its end is no end of the server.
+        let monitoring = async move {
+            if let Some(metrics) = self.metrics
+                && let Err(error) = metrics.await
+            {
+                tracing::warn!(%error, "metrics are no longer answered");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::pin!(monitoring);
         let rounds = async {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + ROUND, ROUND);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -207,15 +221,39 @@ impl Application {
         let ended = tokio::select! {
             ended = &mut serving => ended,
             () = rounds => Ok(()),
+            () = &mut monitoring => Ok(()),
             () = stop => {
                 tracing::info!("stopping: running requests may finish");
-                tokio::join!(handle.stop(true), serving).1
+                let metrics_end = async {
+                    if let Some(handle) = metrics_handle {
+                        handle.stop(false).await;
+                    }
+                };
+                let ending = async { tokio::join!(handle.stop(true), serving, metrics_end).1 };
+                tokio::select! {
+                    ended = ending => ended,
+                    () = monitoring => Ok(()),
+                }
             }
         };
         state.round().await;
         state.database.close().await;
         ended
     }
+}
+
+/// Binds the listener of `/metrics`, which operators ask and nobody else.
+fn metrics(listen: SocketAddr, state: web::Data<State>) -> Result<Server, BuildError> {
+    let server = HttpServer::new(move || App::new().app_data(state.clone()).configure(routes::metrics::configure))
+        .workers(1)
+        .max_connections(16)
+        .client_request_timeout(Duration::from_secs(5))
+        .shutdown_timeout(0)
+        .disable_signals()
+        .bind(listen)
+        .map_err(|source| BuildError::Bind { listen, source })?;
+    tracing::info!(address = %server.addrs().first().copied().unwrap_or(listen), "metrics");
+    Ok(server.run())
 }
 
 /// What [`migrate`] did.

@@ -3,6 +3,7 @@
 pub(crate) mod dialects;
 pub(crate) mod health;
 pub(crate) mod index;
+pub(crate) mod metrics;
 pub(crate) mod repo;
 
 use actix_web::{
