@@ -26,6 +26,7 @@
 
 mod answer;
 mod lineage_ota;
+mod lint;
 mod offer;
 mod page;
 mod pattern;
@@ -35,6 +36,7 @@ mod table;
 
 pub use answer::{Key, NoAnswer, Question, What};
 pub use lineage_ota::{BadQuestion, MAX_QUESTION, Posted};
+pub use lint::{Warning, lint};
 pub use offer::{Build, ChannelOffer, Device, Offered, Offers, Package, SourceId, Wanted};
 pub use page::Page;
 pub use pattern::{Captures, Parts, Pattern, PatternError};

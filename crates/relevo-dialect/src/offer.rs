@@ -355,6 +355,11 @@ impl Device {
         self.is_above(delta, source.map(|place| &self.sources[*place]))
     }
 
+    /// All builds that phones may say they run.
+    pub fn sources(&self) -> impl Iterator<Item = SourceId> {
+        (0..self.sources.len()).map(SourceId)
+    }
+
     /// Whether the floor of a package is behind a phone that runs `source`. Nobody knows that of a phone that does not say.
     fn is_above(&self, package: &Package, source: Option<&Source>) -> bool {
         let Some(floor) = &package.floor else { return true };

@@ -1,11 +1,12 @@
 //! `relevo publish`: signs what was made and puts it into the repository, all at once.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::Context;
-use relevo_meta::expiry::Expiry;
+use relevo_dialect::{Table, Warning};
+use relevo_meta::{Trusted, expiry::Expiry};
 use relevo_repo::{Added, Publication, RoleKeys, Signers};
-use relevo_types::{ByteLen, Codename, DeviceManifest, PackageKind, Sha256, TargetPath};
+use relevo_types::{ByteLen, Codename, DeviceManifest, InstallKind, PackageKind, Sha256, TargetPath};
 use serde::Serialize;
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// What `--json` says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Published {
     /// What became visible, in the order of the builds.
     packages: Vec<Visible>,
@@ -30,6 +31,9 @@ struct Published {
     roles: Vec<String>,
     /// Version of the timestamp that makes it visible.
     timestamp_version: u64,
+    /// What updater apps of ROMs would not take of it, by device; absent if there is nothing.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    app_warnings: BTreeMap<Codename, Vec<Warning>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,7 +59,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
     }
     let repository = repository::open(&home)?;
     let mut publication = repository.publication()?;
-    let mut answer = Published { packages: Vec::new(), roles: Vec::new(), timestamp_version: 0 };
+    let mut answer = Published::default();
     if work.iter().all(|(_, pending)| pending.is_empty()) {
         if args.ceremony.is_some() {
             return Err(CliError::NoChange.into());
@@ -132,6 +136,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
     answer.timestamp_version = published.timestamp_version;
     packages::remove_published(work.iter().flat_map(|(_, pending)| pending))?;
     tidy(&home, &work)?;
+    answer.app_warnings = warn(session, &repository::current(&home)?, &work);
 
     let mut text = String::new();
     for package in &answer.packages {
@@ -142,6 +147,27 @@ pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answe
     let devices = devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let notes = format!("phones of {devices} see it at their next check: timestamp {}\n", answer.timestamp_version);
     Ok(Answer::new(&answer).text(text).notes(notes))
+}
+
+/// Says what updater apps of ROMs would not take of the devices that were published.
+fn warn(
+    session: &Session<'_>,
+    state: &Trusted,
+    work: &[(DeviceManifest, Vec<Made>)],
+) -> BTreeMap<Codename, Vec<Warning>> {
+    let table = Table::built_in();
+    let mut all = BTreeMap::new();
+    for (manifest, _) in work.iter().filter(|(_, pending)| !pending.is_empty()) {
+        let Some(device) = state.device(&manifest.codename) else { continue };
+        let warnings = relevo_dialect::lint(device, manifest.kind != InstallKind::Native, &table);
+        for warning in &warnings {
+            session.warn(format!("{}, {}: {}; {}", manifest.codename, warning.channel, warning.text, warning.fix));
+        }
+        if !warnings.is_empty() {
+            all.insert(manifest.codename.clone(), warnings);
+        }
+    }
+    all
 }
 
 /// Signs published packages again whose signatures phones would no longer count.
@@ -157,7 +183,7 @@ fn resign(session: &Session<'_>, args: &Publish, home: &Home, codenames: &[Coden
         .prefix(UNFINISHED)
         .tempdir_in(&dir)
         .map_err(|source| CliError::Write { path: dir, source })?;
-    let mut answer = Published { packages: Vec::new(), roles: Vec::new(), timestamp_version: 0 };
+    let mut answer = Published::default();
     for device in codenames.iter().filter_map(|codename| state.device(codename)) {
         let mut signing = Signing::of(&device.codename, &ring, &mut publication)?;
         for package in &device.packages {

@@ -222,3 +222,28 @@ fn a_build_that_says_nothing_of_its_update_engine_is_asked_about() {
         machine.run(["ota", "inspect", &machine.text("desk/packages/alioth/stable/alioth-1-to-2.zip"), "--json"]);
     assert_eq!(shown.expect(0).json()["minor_version"], 6);
 }
+
+#[test]
+fn publish_says_what_updater_apps_would_not_take() {
+    let machine = desk(7);
+    let [first, second] = [1, 2].map(|number| build(&machine, number));
+    let path = machine.path("build-2").join("build.json");
+    let mut facts: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    facts.as_object_mut().unwrap().remove("sdk");
+    fs::write(&path, facts.to_string()).unwrap();
+    machine.at_desk(["import", &first, "--device", "alioth"]).expect(0);
+    let fine = machine.at_desk(["publish", "--json"]).expect(0).json();
+    machine.at_desk(["import", &second, "--device", "alioth"]).expect(0);
+
+    let run = machine.at_desk(["publish", "--json"]).expect(0);
+
+    assert_eq!(fine.get("app_warnings"), None);
+    let answer = run.json();
+    let warnings = answer["app_warnings"]["alioth"].as_array().unwrap();
+    assert_eq!(
+        (warnings.len(), &warnings[0]["code"], &warnings[0]["channel"]),
+        (1, &json!("no-sdk"), &json!("stable"))
+    );
+    // The same as a sentence for people, as every warning is.
+    assert!(answer["warnings"].to_string().contains("build 2 does not say its API level"), "{answer}");
+}
