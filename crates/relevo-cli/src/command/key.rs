@@ -4,6 +4,7 @@ use std::{fmt::Write, path::PathBuf};
 
 use anyhow::Context;
 use relevo_meta::keys::{PrivateKey, PublicKey};
+use relevo_repo::LOG_SIGNER;
 use serde::Serialize;
 
 use crate::{
@@ -82,10 +83,9 @@ pub(crate) fn list(session: &Session<'_>) -> anyhow::Result<Answer> {
     let home = Home::open(&session.dir)?;
     let nowhere = PassphraseFrom { passphrase_file: None };
     let ring = Keyring::open(session, &home, &nowhere)?;
-    let roles = repository::open(&home)?.publication()?.roles()?;
+    let signed = signed_for(&home)?;
     let mut listed = Vec::new();
     for held in ring.held() {
-        let of = |role: &&relevo_repo::RoleState| role.keys.keys.contains(&held.public);
         listed.push(Listed {
             name: held.name.clone(),
             id: held.public.key_id(),
@@ -93,7 +93,7 @@ pub(crate) fn list(session: &Session<'_>) -> anyhow::Result<Answer> {
                 Place::File => "file".to_owned(),
                 Place::Command(settings) => settings.command.join(" "),
             },
-            roles: roles.iter().filter(of).map(|role| role.role.clone()).collect(),
+            roles: roles_of(&signed, &held.public),
         });
     }
     listed.sort_by(|a, b| a.name.cmp(&b.name));
@@ -105,6 +105,20 @@ pub(crate) fn list(session: &Session<'_>) -> anyhow::Result<Answer> {
         text.push_str("no keys\n");
     }
     Ok(Answer::new(&serde_json::json!({ "keys": listed })).text(text))
+}
+
+/// What is signed in the repository, and by which keys: the roles, and the transparency log.
+fn signed_for(home: &Home) -> anyhow::Result<Vec<(String, Vec<PublicKey>)>> {
+    let repository = repository::open(home)?;
+    let roles = repository.publication()?.roles()?;
+    let mut signed: Vec<_> = roles.into_iter().map(|role| (role.role, role.keys.keys)).collect();
+    let log = repository.current()?.log_key().map(|log| PublicKey::from(*log.verifying_key()));
+    signed.extend(log.map(|key| (LOG_SIGNER.to_owned(), vec![key])));
+    Ok(signed)
+}
+
+fn roles_of(signed: &[(String, Vec<PublicKey>)], key: &PublicKey) -> Vec<String> {
+    signed.iter().filter(|(_, keys)| keys.contains(key)).map(|(role, _)| role.clone()).collect()
 }
 
 /// What `key show --json` says.
@@ -121,11 +135,7 @@ pub(crate) fn show(session: &Session<'_>, key: &str) -> anyhow::Result<Answer> {
     let public: PublicKey = keyring::public_by_name(home.as_ref(), key)?;
     let roles = match &home {
         None => None,
-        Some(home) => {
-            let all = repository::open(home)?.publication()?.roles()?;
-            let of = all.into_iter().filter(|role| role.keys.keys.contains(&public));
-            Some(of.map(|role| role.role).collect::<Vec<_>>())
-        }
+        Some(home) => Some(roles_of(&signed_for(home)?, &public)),
     };
     let shown = Shown { id: public.key_id(), pem: public.to_pem(), roles };
     let mut text = format!("id {}\n", shown.id);

@@ -54,6 +54,7 @@ fn the_keys_at_hand_are_listed_with_their_roles() {
     let keys = list["keys"].as_array().unwrap();
     let roles = |name: &str| keys.iter().find(|key| key["name"] == name).unwrap()["roles"].clone();
     assert_eq!(keys.len(), 8);
+    assert_eq!(roles("log"), json!(["log"]));
     assert_eq!((roles("root"), roles("d-ginkgo"), roles("spare")), (json!(["root"]), json!(["d-ginkgo"]), json!([])));
 }
 
