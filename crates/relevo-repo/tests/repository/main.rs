@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod gc;
 #[cfg(test)]
 mod log;
