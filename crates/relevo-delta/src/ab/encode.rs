@@ -6,7 +6,7 @@ use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 use relevo_format::{
     fs::{Cluster, Coding},
     patch::{
-        bsdiff::{Effort, Format, Match, Streams},
+        bsdiff::{self, Effort, Format, Match, Streams},
         locate,
         lz4diff::{self, Inner, Plain, Target},
         puffin::{self, Puffed},
@@ -29,10 +29,11 @@ const OPERATION_COST: usize = 50;
 const SOURCE_COST: usize = 34;
 /// Bytes of an extent in a manifest.
 const EXTENT_COST: usize = 8;
-/// Differences from which on brotli takes so long that a patch of zucchini, which has no zeros, is looked at.
+/// Alike bytes from which on a patch of zucchini, which has no zeros, is looked at: brotli takes long to go through those.
 const SPARSE: usize = 256 << 10;
-/// What brotli's best has to save: its last tenth of size takes nine tenths of the time.
-const EFFORT: Effort = Effort { saved_per_second: 5000 };
+/// What brotli's best has to save. BENCHMARKS.md has what other numbers give: half of it takes half as long again for
+/// 0.6 %, twice of it makes a monthly update larger than AOSP's.
+const EFFORT: Effort = Effort { saved_per_second: 4000 };
 /// Old bytes from which on seeds are long: short ones have so many places in them that the few looked at are not the best.
 const LARGE: usize = 32 << 20;
 /// Preset of xz: a dictionary of 8 MiB, as AOSP's generator has it.
@@ -99,17 +100,50 @@ fn bzip2(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory can be written")
 }
 
-/// A patch whose streams are not compressed yet.
+/// A patch that is not compressed yet.
 pub(super) struct Draft {
     kind: OperationKind,
-    streams: Streams,
+    patch: Patch,
     puffs: Option<(Puffed, Puffed)>,
     clusters: Option<(Plain, Target)>,
-    /// The same as a patch of zucchini, if that is as good.
-    ensemble: Option<Vec<u8>>,
     source: Vec<Extent>,
     source_sha256: Sha256,
     mostly_new: bool,
+}
+
+/// What is to be compressed.
+enum Patch {
+    /// It is: for source builds that know no brotli, nothing takes long.
+    Legacy(Vec<u8>),
+    Bsdiff(bsdiff::Trial),
+    Zucchini(zucchini::Trial),
+}
+
+impl Patch {
+    fn new(streams: Streams, allowed: &Operations) -> Self {
+        if allowed.brotli {
+            Self::Bsdiff(streams.try_out())
+        } else {
+            Self::Legacy(streams.write(Format::Bsdiff40, EFFORT))
+        }
+    }
+
+    /// About how many bytes it will have.
+    fn estimate(&self) -> usize {
+        match self {
+            Self::Legacy(patch) => patch.len(),
+            Self::Bsdiff(trial) => trial.estimate(EFFORT),
+            Self::Zucchini(trial) => trial.estimate(EFFORT),
+        }
+    }
+
+    fn write(self) -> Vec<u8> {
+        match self {
+            Self::Legacy(patch) => patch,
+            Self::Bsdiff(trial) => trial.write(EFFORT),
+            Self::Zucchini(trial) => trial.write(EFFORT),
+        }
+    }
 }
 
 impl Draft {
@@ -120,20 +154,12 @@ impl Draft {
 
     /// About how many bytes it will have.
     pub(super) fn estimate(&self) -> u64 {
-        if let Some(ensemble) = &self.ensemble {
-            return ensemble_estimate(ensemble);
-        }
-        (self.streams.estimate() + OPERATION_COST + SOURCE_COST + EXTENT_COST * self.source.len()) as u64
+        (self.patch.estimate() + OPERATION_COST + SOURCE_COST + EXTENT_COST * self.source.len()) as u64
     }
 
     /// Compresses it.
-    pub(super) fn finish(self, allowed: &Operations) -> Encoded {
-        if let Some(ensemble) = &self.ensemble {
-            let (kind, blob) = (OperationKind::Zucchini, zucchini::compress(ensemble));
-            return Encoded { kind, blob, source: self.source, source_sha256: Some(self.source_sha256) };
-        }
-        let format = if allowed.brotli { Format::Smallest } else { Format::Bsdiff40 };
-        let mut blob = self.streams.write(format, EFFORT);
+    pub(super) fn finish(self) -> Encoded {
+        let mut blob = self.patch.write();
         if let Some((old, new)) = &self.puffs {
             blob = puffin::write(old, new, &blob);
         }
@@ -143,11 +169,6 @@ impl Draft {
         }
         Encoded { kind: self.kind, blob, source: self.source, source_sha256: Some(self.source_sha256) }
     }
-}
-
-/// What fast compression makes of it.
-fn estimate(raw: &[u8]) -> usize {
-    zstd::bulk::compress(raw, 3).map_or(raw.len(), |stored| stored.len())
 }
 
 /// `new`, which `parts` make up, as a patch of bsdiff against `old`, the bytes of `source`.
@@ -164,23 +185,19 @@ pub(super) fn bsdiff(
         return None;
     }
     let (old, source) = narrow(old, source, &mut matches);
-    let kind = if allowed.brotli { OperationKind::BrotliBsdiff } else { OperationKind::SourceBsdiff };
-    let streams = Streams::new(&old, new, &matches);
-    let source_sha256 = sha256(&old);
-    let mostly_new = alike < new.len() / 2;
-    let mut draft =
-        Draft { kind, streams, puffs: None, clusters: None, ensemble: None, source, source_sha256, mostly_new };
-    if allowed.zucchini && alike >= SPARSE {
-        let ensemble = zucchini::build_bytes(&old, new, &matches);
-        let bound = draft.estimate();
-        draft.ensemble = ensemble.filter(|ensemble| ensemble_estimate(ensemble) <= bound + bound / 32);
+    let mut kind = if allowed.brotli { OperationKind::BrotliBsdiff } else { OperationKind::SourceBsdiff };
+    let mut patch = Patch::new(Streams::new(&old, new, &matches), allowed);
+    if allowed.zucchini
+        && alike >= SPARSE
+        && let Some(ensemble) = zucchini::build_bytes(&old, new, &matches)
+    {
+        let other = Patch::Zucchini(zucchini::Trial::new(ensemble));
+        if other.estimate() < patch.estimate() {
+            (kind, patch) = (OperationKind::Zucchini, other);
+        }
     }
-    Some(draft)
-}
-
-/// About how many bytes an ensemble patch will have; brotli makes so much less of it than the fast Zstandard does.
-fn ensemble_estimate(ensemble: &[u8]) -> u64 {
-    (estimate(ensemble) * 80 / 100) as u64
+    let (source_sha256, mostly_new) = (sha256(&old), alike < new.len() / 2);
+    Some(Draft { kind, patch, puffs: None, clusters: None, source, source_sha256, mostly_new })
 }
 
 fn matches(old: &[u8], parts: &[&[u8]]) -> Vec<Match> {
@@ -201,12 +218,19 @@ fn matches(old: &[u8], parts: &[&[u8]]) -> Vec<Match> {
 /// The bytes of `ranges` of a new file as a patch between inflated streams against an old file, the bytes of `source`.
 ///
 /// None if both have no such streams that differ.
-pub(super) fn puffdiff(old: &[u8], source: &[Extent], whole: &[u8], ranges: &[Range<u64>]) -> Option<Draft> {
+pub(super) fn puffdiff(
+    old: &[u8],
+    source: &[Extent],
+    whole: &[u8],
+    ranges: &[Range<u64>],
+    allowed: &Operations,
+) -> Option<Draft> {
     let parts = ranges.iter().map(|range| &whole[place(range.start)..place(range.end)]);
     let new = parts.collect::<Vec<_>>().concat();
     let (streams, puffs, mostly_new) = puffed(old, &new, whole, ranges)?;
     let (kind, source, source_sha256) = (OperationKind::Puffdiff, source.to_vec(), sha256(old));
-    Some(Draft { kind, streams, puffs: Some(puffs), clusters: None, ensemble: None, source, source_sha256, mostly_new })
+    let patch = Patch::new(streams, allowed);
+    Some(Draft { kind, patch, puffs: Some(puffs), clusters: None, source, source_sha256, mostly_new })
 }
 
 fn place(at: u64) -> usize {
@@ -242,10 +266,11 @@ pub(super) fn zucchini(old: &[u8], source: Vec<Extent>, new: &[u8], bound: u64) 
     let matches = matches(&old_form, &[&new_form]);
     drop((old_form, new_form));
     let ensemble = zucchini::build(old, new, &matches)?;
-    if ensemble_estimate(&ensemble) >= bound {
+    let trial = zucchini::Trial::new(ensemble);
+    if trial.estimate(EFFORT) as u64 >= bound {
         return None;
     }
-    let blob = zucchini::compress(&ensemble);
+    let blob = trial.write(EFFORT);
     let source_sha256 = Some(sha256(old));
     let encoded = Encoded { kind: OperationKind::Zucchini, blob, source, source_sha256 };
     ((encoded.cost() as u64) < bound).then_some(encoded)
@@ -299,7 +324,8 @@ impl Decompressed {
             let (kind, source, source_sha256) = (OperationKind::Lz4diffPuffdiff, extents(&clusters), sha256(stored));
             let clusters = Some((old, self.target));
             let puffs = Some(puffs);
-            return Some(Draft { kind, streams, puffs, clusters, ensemble: None, source, source_sha256, mostly_new });
+            let patch = Patch::new(streams, allowed);
+            return Some(Draft { kind, patch, puffs, clusters, source, source_sha256, mostly_new });
         }
         let mut matches = matches(&old.raw, &[self.raw()]);
         let alike: usize = matches.iter().map(|found| found.len).sum();
@@ -316,7 +342,8 @@ impl Decompressed {
         let (kind, source, source_sha256) = (OperationKind::Lz4diffBsdiff, extents(&clusters), sha256(&stored));
         let mostly_new = alike < self.raw().len() / 2;
         let clusters = Some((old, self.target));
-        Some(Draft { kind, streams, puffs: None, clusters, ensemble: None, source, source_sha256, mostly_new })
+        let patch = Patch::new(streams, allowed);
+        Some(Draft { kind, patch, puffs: None, clusters, source, source_sha256, mostly_new })
     }
 }
 

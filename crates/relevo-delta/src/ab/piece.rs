@@ -198,7 +198,7 @@ impl Piece {
         let best = match draft {
             Some(draft) => {
                 let is_mostly_new = draft.is_mostly_new();
-                let patch = draft.finish(allowed);
+                let patch = draft.finish();
                 let other = is_mostly_new.then(|| encode::replace(&new, allowed));
                 other.filter(|other| other.cost() < patch.cost()).unwrap_or(patch)
             }
@@ -315,7 +315,7 @@ impl Work<'_> {
         let (Some(source), true) = (source, self.allowed.puffdiff) else { return Ok(None) };
         let source = join(source.into_iter());
         let (old, whole) = (self.read_old(&source)?, self.read_new(&unit.whole)?);
-        Ok(encode::puffdiff(&old, &source, &whole, &within(&unit.whole, self.target)))
+        Ok(encode::puffdiff(&old, &source, &whole, &within(&unit.whole, self.target), self.allowed))
     }
 
     /// The whole file as a patch between programs, if that is smaller than `bound`.

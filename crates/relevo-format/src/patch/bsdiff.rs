@@ -15,7 +15,7 @@ use relevo_types::ByteLen;
 
 use super::{
     Codec, Limits, PatchError, StreamError,
-    stream::{Decoder, compress, quick_len, smallest},
+    stream::{self, Contents, Decoder, compress},
 };
 use crate::ReadAt;
 
@@ -242,9 +242,9 @@ pub enum Format {
 
 /// How much processor time a patch is worth: at least so many bytes must a second of it save.
 ///
-/// What it decides is the quality of brotli: 11 takes 10 to 30 times as long as all else together, and makes streams some
-/// 10 % smaller, control streams 20 %. Time is estimated from the bytes, never measured: the same input makes the same
-/// patch everywhere.
+/// What it decides is the quality of brotli: the best takes ten times as long as a good one, and makes streams 3 to 9 %
+/// smaller. Both the time and what it saves are estimated from a quick trial, never measured: the same input makes the
+/// same patch everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Effort {
     /// Bytes.
@@ -301,42 +301,70 @@ impl Streams {
         Self { control, diff, extra, new_len: new.len() }
     }
 
-    /// About how long the patch will be, in the hundredth part of the time that it takes to write it.
-    ///
-    /// Good to tell candidates apart that differ by a tenth, not to foretell a length.
-    pub fn estimate(&self) -> usize {
-        let [control, diff, extra] = [&self.control, &self.diff, &self.extra].map(|raw| quick_len(raw));
-        // What brotli makes of what zstd makes at its fastest, as measured on kernels and programs.
-        HEADER_LEN + control * 9 / 10 + diff * 8 / 10 + extra * 8 / 10
+    /// Finds out what quick ways make of each stream.
+    pub fn try_out(self) -> Trial {
+        let tried = self.raw().map(|(raw, contents)| stream::Trial::new(raw, contents));
+        Trial { streams: self, tried }
+    }
+
+    fn raw(&self) -> [(&[u8], Contents); 3] {
+        [(&self.control, Contents::Control), (&self.diff, Contents::Diff), (&self.extra, Contents::Extra)]
     }
 
     /// The patch.
     pub fn write(&self, format: Format, effort: Effort) -> Vec<u8> {
-        // Parts of a stream, in hundredths, that brotli at its best saves.
-        let streams = [(&self.control, 20), (&self.diff, 8), (&self.extra, 10)];
         let chosen = match format {
-            Format::Bsdiff40 => streams.map(|(raw, _)| (Codec::Bzip2, compress(Codec::Bzip2, raw))),
+            Format::Bsdiff40 => self.raw().map(|(raw, _)| (Codec::Bzip2, compress(Codec::Bzip2, raw))),
             Format::Bsdf2(codecs) => {
                 let mut codecs = codecs.into_iter();
-                streams.map(|(raw, _)| {
+                self.raw().map(|(raw, _)| {
                     let codec = codecs.next().expect("there are as many codecs as streams");
                     (codec, compress(codec, raw))
                 })
             }
-            Format::Smallest => streams.map(|(raw, saved)| smallest(raw, saved, effort)),
+            Format::Smallest => self.raw().map(|(raw, contents)| stream::Trial::new(raw, contents).finish(raw, effort)),
         };
-        let mut out = Vec::from(LEGACY_MAGIC);
-        if format != Format::Bsdiff40 {
-            out.clear();
-            out.extend_from_slice(MAGIC);
-            out.extend(chosen.iter().map(|&(codec, _)| codec as u8));
-        }
-        put(&mut out, signed(chosen[0].1.len()));
-        put(&mut out, signed(chosen[1].1.len()));
-        put(&mut out, signed(self.new_len));
-        chosen.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes));
-        out
+        pack(format, &chosen, self.new_len)
     }
+}
+
+/// The streams of a patch, with what quick ways make of them.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    streams: Streams,
+    tried: [stream::Trial; 3],
+}
+
+impl Trial {
+    /// About how long [`Trial::write`] makes the patch, within a few hundredths.
+    pub fn estimate(&self, effort: Effort) -> usize {
+        HEADER_LEN + self.tried.iter().map(|tried| tried.estimate(effort)).sum::<usize>()
+    }
+
+    /// The patch, as [`Streams::write`] makes it of [`Format::Smallest`].
+    pub fn write(self, effort: Effort) -> Vec<u8> {
+        let mut tried = self.tried.into_iter();
+        let chosen = self.streams.raw().map(|(raw, _)| {
+            let tried = tried.next().expect("every stream was tried");
+            tried.finish(raw, effort)
+        });
+        pack(Format::Smallest, &chosen, self.streams.new_len)
+    }
+}
+
+/// Header and streams.
+fn pack(format: Format, chosen: &[(Codec, Vec<u8>); 3], new_len: usize) -> Vec<u8> {
+    let mut out = Vec::from(LEGACY_MAGIC);
+    if format != Format::Bsdiff40 {
+        out.clear();
+        out.extend_from_slice(MAGIC);
+        out.extend(chosen.iter().map(|&(codec, _)| codec as u8));
+    }
+    put(&mut out, signed(chosen[0].1.len()));
+    put(&mut out, signed(chosen[1].1.len()));
+    put(&mut out, signed(new_len));
+    chosen.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes));
+    out
 }
 
 fn signed(value: usize) -> i64 {

@@ -48,7 +48,11 @@ use self::{
     program::{Reference, Room, TooMany},
     project::{Projection, Targets},
 };
-use super::{Codec, Limits, PatchError, bsdiff::Match, stream::Decoder};
+use super::{
+    Codec, Limits, PatchError,
+    bsdiff::{Effort, Match},
+    stream::{self, Decoder},
+};
 use crate::ReadAt;
 
 /// What offsets and addresses have to be below.
@@ -151,6 +155,31 @@ fn checked(old: &[u8], new: &[u8], ensemble: Vec<u8>) -> Option<Vec<u8>> {
 /// An operation's blob: an ensemble patch, compressed as far as brotli can.
 pub fn compress(ensemble: &[u8]) -> Vec<u8> {
     super::stream::compress(Codec::Brotli, ensemble)
+}
+
+/// An ensemble patch, with what quick compression makes of it.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    ensemble: Vec<u8>,
+    tried: stream::Trial,
+}
+
+impl Trial {
+    /// Tries it out.
+    pub fn new(ensemble: Vec<u8>) -> Self {
+        let tried = stream::Trial::new(&ensemble, stream::Contents::Ensemble);
+        Self { ensemble, tried }
+    }
+
+    /// About how long [`Trial::write`] makes it, within a few hundredths.
+    pub fn estimate(&self, effort: Effort) -> usize {
+        self.tried.estimate(effort)
+    }
+
+    /// An operation's blob.
+    pub fn write(self, effort: Effort) -> Vec<u8> {
+        self.tried.finish(&self.ensemble, effort).1
+    }
 }
 
 /// A file as long as `bytes` where a program does not depend on addresses, for a matcher to compare: code that moved is the

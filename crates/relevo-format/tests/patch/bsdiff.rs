@@ -323,7 +323,11 @@ fn every_effort_makes_the_same_target() {
         patches[2],
         write(&old, &new, &[Match { old: 0, new: 0, len: old.len(), extra: 3000 }], Format::Smallest)
     );
-    assert!((patches[2].len()..new.len() / 50).contains(&streams.estimate()));
+    for (effort, patch) in efforts.into_iter().zip(patches) {
+        let trial = streams.clone().try_out();
+        assert!(trial.estimate(effort).abs_diff(patch.len()) < patch.len() / 4, "{effort:?}");
+        assert_eq!(trial.write(effort), patch);
+    }
 }
 
 #[test]
