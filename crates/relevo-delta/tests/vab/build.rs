@@ -2,7 +2,10 @@
 
 use relevo_format::{
     ReadAt,
-    patch::bsdiff::{self, Format, Match},
+    patch::{
+        bsdiff::{self, Format, Match},
+        zucchini,
+    },
     payload::{Data, Extent, ImageInfo, Operation, OperationKind, Partition},
 };
 use relevo_types::{ByteLen, PartitionName, Sha256};
@@ -76,14 +79,24 @@ impl Build {
 
     /// Appends new bytes that are like the old bytes at `start`, as a patch.
     pub(crate) fn patch(&mut self, start: usize, new: &[u8]) {
+        self.patch_by(false, start, new);
+    }
+
+    /// The same, as a patch of zucchini or of bsdiff.
+    pub(crate) fn patch_by(&mut self, zucchini: bool, start: usize, new: &[u8]) {
         let first = start / BLOCK;
         let blocks = (start % BLOCK + new.len()).div_ceil(BLOCK).min(self.old.len() / BLOCK - first);
         let old = &self.old[first * BLOCK..(first + blocks) * BLOCK];
         let len = new.len().min(old.len() - start % BLOCK);
         let found = Match { old: start % BLOCK, new: 0, len, extra: new.len() - len };
-        let patch = bsdiff::write(old, new, &[found], Format::Bsdiff40);
         let source = vec![Extent { start: first as u64, blocks: blocks as u64 }];
-        self.push(OperationKind::SourceBsdiff, &patch, source, new);
+        if zucchini {
+            let patch = zucchini::compress(&zucchini::build_bytes(old, new, &[found]).unwrap());
+            self.push(OperationKind::Zucchini, &patch, source, new);
+        } else {
+            let patch = bsdiff::write(old, new, &[found], Format::Bsdiff40);
+            self.push(OperationKind::SourceBsdiff, &patch, source, new);
+        }
     }
 
     pub(crate) fn old(&self) -> &dyn ReadAt {

@@ -109,11 +109,12 @@ fn runs_that_overlap_themselves_are_cut() {
 
 #[test]
 fn what_is_like_old_bytes_is_a_difference_to_them() {
-    for shift in [0, 1, BLOCK, BLOCK + 100, 40 * BLOCK] {
+    for (shift, zucchini) in [0, 1, BLOCK, BLOCK + 100, 40 * BLOCK].into_iter().flat_map(|by| [(by, false), (by, true)])
+    {
         let mut build = Build::new(noise(1, 100 * BLOCK));
         let mut new = build.old[shift..shift + 50 * BLOCK].to_vec();
-        new.iter_mut().step_by(997).for_each(|byte| *byte ^= 1);
-        build.patch(shift, &new);
+        new.iter_mut().step_by(97).for_each(|byte| *byte ^= 1);
+        build.patch_by(zucchini, shift, &new);
 
         let merge = plan(&build, &XOR);
 

@@ -229,6 +229,24 @@ pub fn apply(old: &dyn ReadAt, patch: &[u8], out: &mut dyn Write, limits: &Limit
     out.write_all(&new).map_err(PatchError::Write)
 }
 
+/// Calls `found` with each run of the target that is made of old bytes: where it is, where they are, how long it is.
+///
+/// Nothing is compared with either file, so this is no proof that the patch applies.
+///
+/// # Errors
+/// [`PatchError`]; `found` was then called for what came before.
+pub fn walk(patch: &[u8], limits: &Limits, mut found: impl FnMut(u64, u64, u64)) -> Result<(), PatchError> {
+    let patch = decompress(patch, &mut Budget { used: 0, limit: limits.memory })?;
+    let mut ensemble = Ensemble::parse(&patch)?;
+    while let Some(element) = ensemble.next_element()? {
+        let (old, new) = (u64::from(element.old.0), u64::from(element.new.0));
+        for run in element.equivalences.clone() {
+            found(new + u64::from(run.new), old + u64::from(run.old), run.len.into());
+        }
+    }
+    Ok(())
+}
+
 fn decompress(patch: &[u8], budget: &mut Budget) -> Result<Vec<u8>, PatchError> {
     let damaged = |source| PatchError::Stream { name: "ensemble", source };
     let mut decoder = Decoder::new(Codec::Brotli, patch);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use relevo_format::patch::{
     Limits, PatchError,
     bsdiff::Match,
-    zucchini::{Program, apply, build, compress, is_program, normal_form},
+    zucchini::{Program, apply, build, build_bytes, compress, is_program, normal_form, walk},
 };
 use relevo_types::ByteLen;
 
@@ -51,6 +51,22 @@ fn matches_may_be_any() {
     }
     assert_eq!(build(&old, &new, &[]), None);
     assert_eq!(build(&old, b"text", &found), None);
+}
+
+#[test]
+fn a_patch_tells_what_it_is_made_of() {
+    let old: Vec<u8> = (0..400_u32).flat_map(|number| (number * number).to_le_bytes()).collect();
+    let new = [&old[800..1200], b"new bytes", &old[40..90]].concat();
+    let found = [Match { old: 800, new: 0, len: 400, extra: 9 }, Match { old: 40, new: 409, len: 50, extra: 0 }];
+    let blob = compress(&build_bytes(&old, &new, &found).unwrap());
+
+    let mut runs = Vec::new();
+    walk(&blob, &Limits::default(), |new, old, len| runs.push((new, old, len))).unwrap();
+
+    assert_eq!(runs, [(0, 800, 400), (409, 40, 50)]);
+    let few = Limits { memory: ByteLen::new(64), ..Limits::default() };
+    assert!(matches!(walk(&blob, &few, |_, _, _| {}), Err(PatchError::Memory { .. })));
+    assert!(walk(&blob[..blob.len() - 1], &Limits::default(), |_, _, _| {}).is_err());
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Blocks of patches that are worth storing as differences to old bytes.
 //!
-//! Which old bytes a block is like is read from the patch where it is bsdiff's. Other patches match what they have taken
-//! apart (programs, deflate streams); there the old bytes that the operation reads are searched: where a block of new
-//! bytes starts to be like some old ones, the following blocks are tried at the same distance first. Patches over LZ4
-//! are left out: what they write is compressed, so nothing of a difference gets smaller.
+//! Which old bytes a block is like is read from the patch where it is bsdiff's or zucchini's. Patches between inflated
+//! streams match what they have taken apart; there the old bytes that the operation reads are searched: where a block of
+//! new bytes starts to be like some old ones, the following blocks are tried at the same distance first. Patches over LZ4
+//! are left out: what they write is compressed, so nothing of a difference gets smaller. AOSP's generator has differences
+//! where its bsdiff was tried, whatever the operation became, and for LZ4 none either.
 //!
 //! Then both ways of storing are compressed as the phone would, and runs of blocks are chosen for which differences save
 //! more than the line in the manifest is worth.
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 use relevo_format::{
     ReadAt,
-    patch::bsdiff,
+    patch::{Limits, bsdiff, zucchini},
     payload::{Extent, Operation, OperationKind, Partition},
 };
 use relevo_types::BLOCK;
@@ -70,8 +71,10 @@ pub(super) fn find(
     let operations: Vec<_> = (0..).zip(&partition.operations).collect();
     let found = operations.into_par_iter().map(|(index, operation)| {
         let likes = match operation.kind {
-            OperationKind::SourceBsdiff | OperationKind::BrotliBsdiff => from_patch(index, operation, blobs)?,
-            OperationKind::Puffdiff | OperationKind::Zucchini => search(operation, old, new)?,
+            OperationKind::SourceBsdiff | OperationKind::BrotliBsdiff | OperationKind::Zucchini => {
+                from_patch(index, operation, blobs)?
+            }
+            OperationKind::Puffdiff => search(operation, old, new)?,
             _ => return Ok(Vec::new()),
         };
         choose(operation, &likes, old, new, &trial)
@@ -83,7 +86,7 @@ pub(super) fn find(
 /// What a block of an operation's new bytes is like: a position in the old bytes that it reads.
 type Like = Option<u64>;
 
-/// By a patch of bsdiff: for each block the match that makes most of it.
+/// By the patch: for each block the match that makes most of it.
 fn from_patch(index: usize, operation: &Operation, blobs: &dyn ReadAt) -> Result<Vec<Like>, MergeError> {
     let blocks = usize::try_from(operation.target_len() / BLOCK_LEN).expect("its new bytes were in memory");
     let mut likes = vec![(0, None); blocks];
@@ -92,7 +95,7 @@ fn from_patch(index: usize, operation: &Operation, blobs: &dyn ReadAt) -> Result
     let mut patch = vec![0; usize::try_from(len).expect("patches were in memory")];
     let read = blobs.read_exact_at(&mut patch, data.offset);
     read.map_err(|source| MergeError::Read { what: "the blobs", offset: data.offset, source })?;
-    bsdiff::walk(&patch, |new, old, len| {
+    let found = |new: u64, old: u64, len: u64| {
         // A block that begins before the match is like what begins before the old bytes; if that is nothing, none.
         let (mut at, end) = (new - new % BLOCK_LEN, new + len);
         while at < end {
@@ -105,8 +108,12 @@ fn from_patch(index: usize, operation: &Operation, blobs: &dyn ReadAt) -> Result
             }
             at += BLOCK_LEN;
         }
-    })
-    .map_err(|source| MergeError::Patch { index, source })?;
+    };
+    let walked = match operation.kind {
+        OperationKind::Zucchini => zucchini::walk(&patch, &Limits::default(), found),
+        _ => bsdiff::walk(&patch, found),
+    };
+    walked.map_err(|source| MergeError::Patch { index, source })?;
     // As AOSP has it: what is less than half a block is not worth a look.
     Ok(likes.into_iter().map(|(covered, like)| like.filter(|_| 2 * covered >= BLOCK_LEN)).collect())
 }
