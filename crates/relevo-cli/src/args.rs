@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use relevo_delta::ab::cow::{Compression, CowError};
 use relevo_types::{BuildId, ByteLen, Channel, Codename, InstallKind, PackageKind, PartitionName, Vendor};
 
 mod trust;
@@ -503,6 +504,19 @@ pub struct AbOptions {
     /// [default: as both builds' vendor partitions say]
     #[arg(long)]
     pub xor: bool,
+    /// ab: how the phone compresses its snapshots: none, lz4, or gz, brotli or zstd, each perhaps with a level (zstd,3)
+    /// [default: as the old build says]
+    #[arg(long, value_name = "NAME", value_parser = snapshot_compression)]
+    pub vabc_compression_param: Option<Compression>,
+    /// ab: format of the phone's snapshots, at most what both builds know [default: that]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=3))]
+    pub vabc_cow_version: Option<u32>,
+    /// ab: bytes that snapshots of format 3 compress at a time: 4k, 8k, and so on up to 256k [default: as the builds say]
+    #[arg(long, value_name = "BYTES", value_parser = compression_factor)]
+    pub compression_factor: Option<u64>,
+    /// ab: have the phone make its snapshots without compression
+    #[arg(long, conflicts_with_all = ["vabc_compression_param", "vabc_cow_version", "compression_factor"])]
+    pub disable_vabc: bool,
     /// ab: leave out partitions that did not change; the phone keeps them
     #[arg(long)]
     pub partial: bool,
@@ -512,6 +526,18 @@ pub struct AbOptions {
     /// ab: let the new build be older than the old one; erases the phone's data
     #[arg(long)]
     pub downgrade: bool,
+}
+
+fn snapshot_compression(text: &str) -> Result<Compression, CowError> {
+    text.parse()
+}
+
+/// As AOSP's `ota_from_target_files` has it: kibibytes with a k behind them; also plain bytes, as manifests have it.
+fn compression_factor(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.strip_suffix(['k', 'K']).map_or((text, 1), |number| (number, 1024));
+    let factor = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let factor = factor.filter(|factor| factor.is_power_of_two() && (4096..=256 << 10).contains(factor));
+    factor.ok_or_else(|| "expected 4k, 8k, 16k, 32k, 64k, 128k or 256k".to_owned())
 }
 
 /// Operations that may be left out of an A/B update.

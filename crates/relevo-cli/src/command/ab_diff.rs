@@ -230,10 +230,21 @@ fn choose_snapshots(
         versioned: new.facts.versions.contains_key(name),
     });
     let updated: Vec<_> = updated.collect();
-    let asked = dynamic::Options { minor, partial: options.partial, ..dynamic::Options::default() };
+    let asked = dynamic::Options {
+        minor,
+        partial: options.partial,
+        without_compression: options.disable_vabc,
+        compression: options.vabc_compression_param,
+        version: options.vabc_cow_version,
+        factor: options.compression_factor,
+    };
     let choice = dynamic::choose(&facts(old, options), &facts(new, options), &updated, &asked)?;
     for warning in &choice.warnings {
         session.warn(warning.to_string());
+    }
+    let is_asked = asked.compression.is_some() || asked.version.is_some() || asked.factor.is_some();
+    if is_asked && choice.settings.is_none() {
+        session.warn("what was asked for snapshots changes nothing: with these builds the phone compresses none");
     }
     Ok(choice)
 }

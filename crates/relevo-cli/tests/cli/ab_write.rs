@@ -249,6 +249,20 @@ fn snapshots_are_planned_for_virtual_ab() {
     machine.run(["ota", "extract", &new, "--out", &machine.text("whole")]).expect(0);
     assert!(machine.tree("made") == machine.tree("whole"));
 
+    // As it is asked for.
+    let made = |more: &[&str], status| {
+        let diff = ["ota", "diff", &old, &new, "--out", &out];
+        let run = machine.run(diff.iter().chain(&facts).chain(more).copied()).expect(status);
+        (run.err, open(&machine.path("ota.zip")).1.manifest().dynamic.clone().unwrap())
+    };
+    let (_, asked) = made(&["--vabc-compression-param", "zstd,5", "--compression-factor", "16k"], 0);
+    assert_eq!((asked.vabc_compression_param.as_deref(), asked.compression_factor), (Some("zstd,5"), Some(16384)));
+    let (err, _) = made(&["--vabc-cow-version", "3"], 1);
+    assert!(err.contains("version 3 of snapshots was asked for; the builds know 2 both"), "{err}");
+    let (_, asked) = made(&["--disable-vabc"], 0);
+    assert_eq!((asked.snapshot_enabled, asked.vabc_enabled, asked.cow_version), (Some(true), Some(false), None));
+    machine.run(["ota", "diff", &old, &new, "--out", &out, "--compression-factor", "5k"]).expect(2);
+
     // In part: what did not change stays as it is.
     machine.run(["ota", "diff", &old, &new, "--out", &out, "--partial"].into_iter().chain(facts)).expect(0);
     let (_, payload) = open(&machine.path("ota.zip"));
