@@ -68,10 +68,11 @@ impl Question<'_, '_> {
             match (captures.channel.as_deref(), captures.release_type.as_deref()) {
                 (Some(channel), _) => device.channel(channel),
                 (None, Some(text)) => device.release_type(text),
-                (None, None) if self.wants_each_type() => Wanted::EachReleaseType,
+                (None, None) if self.wants_each_type() => device.each_release_type(now),
                 (None, None) => device.first(),
             }
         });
+        let wanted = device.map_or(wanted, |device| device.vouched(wanted, now));
         let source = captures.incremental.as_deref();
         let source = device.and_then(|device| device.source(source?));
         let what = match self.what {

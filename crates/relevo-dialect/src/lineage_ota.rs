@@ -121,7 +121,7 @@ fn builds(params: &Params, offers: &Offers, packages: &str, now: Timestamp) -> V
         if places.is_empty() {
             places.push(device.first());
         }
-        for wanted in places {
+        for wanted in places.into_iter().map(|wanted| device.vouched(wanted, now)) {
             result.extend(list(device, name, wanted, source, packages, BUILDS).iter().filter_map(describe));
         }
     }
@@ -148,7 +148,7 @@ fn delta(question: &DeltaQuestion, offers: &Offers, packages: &str, now: Timesta
     let found = offers.devices().iter().filter(|device| device.expires > now).find_map(|device| {
         let source = device.source(&question.source_incremental)?;
         (0..device.channels.len()).find_map(|place| {
-            let offered = device.offered(Wanted::Channel(place), Some(source));
+            let offered = device.offered(device.vouched(Wanted::Channel(place), now), Some(source));
             let offered =
                 offered.into_iter().find(|offered| offered.build.incremental == question.target_incremental)?;
             entry(device, offered, packages)

@@ -51,6 +51,8 @@ struct Source {
 pub struct ChannelOffer {
     /// Its name.
     pub channel: Channel,
+    /// When nobody vouches for its builds any more; before the device's own role, if another role speaks for them.
+    pub expires: Timestamp,
     /// `ro.lineage.releasetype` of its newest build that says one, as it stands there.
     pub release_type: Option<String>,
     /// Its builds with something to offer, the newest first.
@@ -133,8 +135,8 @@ pub enum Wanted {
     None,
     /// The one at this place of [`Device::channels`].
     Channel(usize),
-    /// One for each release type, since the phone goes by those.
-    EachReleaseType,
+    /// One for each release type, since the phone goes by those; of the channels whose bits are set.
+    EachReleaseType(u64),
 }
 
 impl Offers {
@@ -144,6 +146,13 @@ impl Offers {
         for device in &mut offers.devices {
             if let Some(vendor) = trusted.roles().get(&format!("v-{}", device.vendor)) {
                 device.expires = device.expires.min(vendor.expires);
+            }
+            let Some(signed) = trusted.device(&device.codename) else { continue };
+            // Which of the roles below lists a package is not said; there is one of them, or the first that ends counts.
+            let below = signed.roles.iter().skip(1).filter_map(|role| Some(trusted.roles().get(role)?.expires)).min();
+            for channel in &mut device.channels {
+                let is_below = signed.delegated.keys().any(|path| *path.channel() == channel.channel);
+                channel.expires = below.filter(|_| is_below).map_or(device.expires, |below| below.min(device.expires));
             }
         }
         offers
@@ -202,7 +211,8 @@ impl Offers {
     pub fn graphene(&self, file: &str, now: Timestamp) -> Option<(&TargetPath, &Sha256)> {
         let (path, sha256) = self.graphene.get(file)?;
         let device = self.devices.iter().find(|device| device.codename == *path.codename())?;
-        (device.expires > now).then_some((path, sha256))
+        let wanted = device.vouched(device.channel(path.channel().as_str()), now);
+        (device.expires > now && wanted != Wanted::None).then_some((path, sha256))
     }
 
     fn name_for_graphene(&mut self) {
@@ -321,15 +331,38 @@ impl Device {
         if self.channels.is_empty() { Wanted::None } else { Wanted::Channel(0) }
     }
 
+    /// One channel of each release type, of those that somebody vouches for.
+    pub fn each_release_type(&self, now: Timestamp) -> Wanted {
+        // A device has a handful of channels; from the 65th on they are asked for by their names.
+        let places = self.channels.iter().take(64).zip(0..).filter(|(channel, _)| channel.expires > now);
+        Wanted::EachReleaseType(places.fold(0, |bits, (_, place)| bits | 1 << place))
+    }
+
+    /// The same channel, unless nobody vouches for it any more.
+    pub fn vouched(&self, wanted: Wanted, now: Timestamp) -> Wanted {
+        match wanted {
+            Wanted::Channel(place) if self.channels.get(place).is_none_or(|channel| channel.expires <= now) => {
+                Wanted::None
+            }
+            wanted => wanted,
+        }
+    }
+
     /// What of the device is for a phone, the newest build first.
     pub fn offered(&self, wanted: Wanted, source: Option<SourceId>) -> Vec<Offered<'_>> {
         let channels: Vec<&ChannelOffer> = match wanted {
             Wanted::None => Vec::new(),
             Wanted::Channel(place) => self.channels.get(place).into_iter().collect(),
-            Wanted::EachReleaseType => {
+            Wanted::EachReleaseType(vouched) => {
+                let is_vouched = |place: usize| {
+                    u32::try_from(place).is_ok_and(|place| vouched.checked_shr(place).is_some_and(|bits| bits & 1 == 1))
+                };
                 let same = |a: &ChannelOffer, b: &ChannelOffer| a.release_type().eq_ignore_ascii_case(b.release_type());
                 let first = |place: usize| !self.channels[..place].iter().any(|one| same(one, &self.channels[place]));
-                (0..self.channels.len()).filter(|&place| first(place)).map(|place| &self.channels[place]).collect()
+                (0..self.channels.len())
+                    .filter(|&place| first(place) && is_vouched(place))
+                    .map(|place| &self.channels[place])
+                    .collect()
             }
         };
         let source = source.and_then(|id| self.sources.get(id.0));
@@ -390,7 +423,7 @@ impl ChannelOffer {
             })
             .collect();
         builds.sort_by(|a, b| (b.made, &b.id).cmp(&(a.made, &a.id)));
-        Self { channel: channel.clone(), release_type, builds }
+        Self { channel: channel.clone(), expires: device.expires, release_type, builds }
     }
 
     /// The release type that phones of the channel ask with.
@@ -500,4 +533,60 @@ fn first_number(text: &str) -> Option<String> {
     let start = text.find(|c: char| c.is_ascii_digit())?;
     let number: String = text[start..].chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     Some(number.trim_end_matches('.').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use relevo_meta::{
+        Target,
+        author::DeviceFile,
+        testing::{TestRepo, key},
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::{BaseUrl, Parts, Site, Table};
+
+    #[test]
+    fn a_build_boxs_builds_end_with_its_own_role() {
+        let mut repo = TestRepo::new();
+        repo.add_device("xiaomi", "ginkgo");
+        let custom = |to: &str| json!({"kind": "ab", "to": to, "version": "22.2", "timestamp": 1_767_000_000});
+        repo.add_target("xiaomi/ginkgo/stable/1.zip", b"stable", &custom("1"));
+        let (vendor, codename) = ("xiaomi".parse().unwrap(), "ginkgo".parse().unwrap());
+        let box_key = key("d-ginkgo-nightly").public().clone();
+        let device = repo.devices.get_mut(&codename).unwrap();
+        device.put_nightly(&vendor, &codename, &[box_key], 1).unwrap();
+        let mut nightly = DeviceFile::new(repo.now + SignedDuration::from_hours(24 * 45));
+        let path = TargetPath::parse("xiaomi/ginkgo/nightly/2.zip").unwrap();
+        nightly.put_target(&path, Target::of(b"nightly"), &custom("2")).unwrap();
+        repo.put("d-ginkgo-nightly", 1, &nightly);
+        repo.snapshot.put_role("d-ginkgo-nightly", 1).unwrap();
+        repo.publish();
+        let run = repo.refresh(&repo.stored_root(), TestRepo::device_scope("xiaomi", "ginkgo"));
+        let offers = Offers::new(&run.result.unwrap());
+        let (table, site) =
+            (Table::built_in(), Site { public: BaseUrl::parse("https://ota.example").ok(), mirrors: Vec::new() });
+        let listed = |path: &str, days: i64| {
+            let question = table.find(&Parts::new(path).unwrap()).unwrap();
+            let key = question.key(&offers, repo.now + SignedDuration::from_hours(24 * days));
+            let answer = question.answer(&key, &offers, &site).map(|answer| String::from_utf8(answer).unwrap());
+            let answer = answer.unwrap_or_default();
+            (answer.contains("1.zip") || answer.starts_with("1 "), answer.contains("2.zip") || answer.starts_with("2 "))
+        };
+
+        for (path, before) in [
+            ("/api/v1/ginkgo/stable/x", (true, false)),
+            ("/api/v1/ginkgo/nightly/x", (false, true)),
+            ("/api/v2/devices/ginkgo/builds", (true, true)),
+            ("/graphene/ginkgo-nightly", (false, true)),
+        ] {
+            assert_eq!(listed(path, 44), before, "{path}");
+            assert_eq!(listed(path, 45), (before.0, false), "{path}");
+        }
+        let file = "ginkgo-ota_update-2.zip";
+        let at = |days: i64| offers.graphene(file, repo.now + SignedDuration::from_hours(24 * days)).is_some();
+        assert_eq!((at(44), at(45)), (true, false));
+    }
 }
