@@ -1,5 +1,7 @@
 //! A repository in memory, for tests: real keys, real signatures, every file within reach to be broken.
 
+pub mod fleet;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};

@@ -12,3 +12,4 @@ mod requests;
 mod support;
 mod transparency;
 mod trust;
+mod wire;

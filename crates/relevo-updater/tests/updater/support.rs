@@ -265,6 +265,8 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<Vec<u8>>>,
     sent: AtomicUsize,
+    /// Bytes of heads and bodies, both ways.
+    wire: AtomicUsize,
     stopped: AtomicBool,
     hold: (Mutex<bool>, Condvar),
     hook: Mutex<Option<Hook>>,
@@ -288,6 +290,7 @@ impl Server {
             rules: Mutex::default(),
             requests: Mutex::default(),
             sent: AtomicUsize::new(0),
+            wire: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             hold: Default::default(),
             hook: Mutex::default(),
@@ -351,6 +354,11 @@ impl Server {
         self.shared.sent.load(Ordering::SeqCst)
     }
 
+    /// Bytes that passed so far, heads and bodies, both ways; a real server's heads are longer.
+    pub(crate) fn wire(&self) -> usize {
+        self.shared.wire.load(Ordering::SeqCst) + self.sent()
+    }
+
     /// Is called with the bytes of bodies sent so far, before each part that is sent.
     pub(crate) fn hook(&self, hook: impl FnMut(usize) + Send + 'static) {
         *self.shared.hook.lock().unwrap() = Some(Box::new(hook));
@@ -387,6 +395,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
             request.extend_from_slice(&bytes[..len]);
         }
+        shared.wire.fetch_add(request.len(), Ordering::SeqCst);
         shared.requests.lock().unwrap().push(request.clone());
         let text = String::from_utf8_lossy(&request).into_owned();
         let path = text.split(' ').nth(1).unwrap_or("").to_owned();
@@ -399,7 +408,9 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             })
         };
         let Some(mut file) = shared.files.lock().unwrap().get(&path).cloned() else {
-            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+            let head = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+            shared.wire.fetch_add(head.len(), Ordering::SeqCst);
+            stream.write_all(head)?;
             continue;
         };
         let total = file.len() as u64;
@@ -449,7 +460,9 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         };
         let framing =
             if unsized_body { "Connection: close\r\n".to_owned() } else { format!("Content-Length: {stated}\r\n") };
-        stream.write_all(format!("HTTP/1.1 {status}\r\n{framing}{extra}\r\n").as_bytes())?;
+        let head = format!("HTTP/1.1 {status}\r\n{framing}{extra}\r\n");
+        shared.wire.fetch_add(head.len(), Ordering::SeqCst);
+        stream.write_all(head.as_bytes())?;
         let end = match fault {
             Some(Fault::DropAt(at) | Fault::Short(at) | Fault::Stall(at)) => {
                 usize::try_from(at).unwrap().min(body.len())
