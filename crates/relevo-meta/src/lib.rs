@@ -45,6 +45,8 @@ mod delegation;
 mod error;
 pub mod expiry;
 #[cfg(feature = "authoring")]
+pub mod http_signature;
+#[cfg(feature = "authoring")]
 pub mod keys;
 pub mod log;
 pub mod policy;

@@ -13,6 +13,8 @@ mod crypto;
 #[cfg(test)]
 mod expiry;
 #[cfg(test)]
+mod http_signature;
+#[cfg(test)]
 mod log;
 #[cfg(test)]
 mod policy;
