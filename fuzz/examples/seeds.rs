@@ -104,6 +104,20 @@ fn main() -> io::Result<()> {
     let empty = Builder::new(ByteLen::ZERO, ByteLen::kib(64)).and_then(Builder::finish).expect("no bytes are fine");
     seed("chunks", "empty", &empty.encode())?;
 
+    let list = relevo_repo::push::CutList::whole(ByteLen::new(3), relevo_types::Sha256::new([7; 32])).expect("3 bytes");
+    seed("push", "one", &[&[0], &list.encode()[..]].concat())?;
+    // RFC 9421, appendix B.2.6.
+    let fields = "sig-b26=(\"date\" \"@method\" \"@path\" \"@authority\" \"content-type\" \"content-length\")\
+        ;created=1618884473;keyid=\"test-key-ed25519\"\n\
+        sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:";
+    seed("push", "signature", &[&[1], fields.as_bytes()].concat())?;
+    let digest = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
+    seed("push", "digest", &[&[1], digest.as_bytes()].concat())?;
+    let manifest = r#"{"protocol":1,"roles":[{"codename":"ginkgo","file":"{}"}],"targets":[{"path":
+        "xiaomi/ginkgo/stable/x.zip","length":1,"sha256":
+        "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}]}"#;
+    seed("push", "manifest", &[&[2], manifest.as_bytes()].concat())?;
+
     // Patches that AOSP's generator made, as they are: kind 0, the old file with its length, the patch.
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/relevo-format/tests/patch/golden");
     for (target, old, patch) in [

@@ -26,7 +26,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -48,17 +48,20 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("dialects", dialects),
     ("device", device),
     ("ceremony", ceremony),
+    ("push", push),
 ];
 
 mod avb;
 mod ceremony;
 mod device;
 mod patch;
+mod push;
 
 pub use avb::avb;
 pub use ceremony::ceremony;
 pub use device::device;
 pub use patch::{bsdf2, locate, lz4diff, puffin, zucchini};
+pub use push::push;
 
 /// The front of a package: what is read is written back as it was.
 pub fn front(data: &[u8]) {

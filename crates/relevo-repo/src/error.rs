@@ -121,8 +121,8 @@ pub enum RepoError {
         /// The target.
         path: Box<TargetPath>,
     },
-    /// A proposal lists a file that is not here.
-    #[error("the proposal offers {path}, and the file is not here")]
+    /// A role that was signed elsewhere lists a file that is not here.
+    #[error("what was signed offers {path}, and the file is not here")]
     NotPlaced {
         /// The target.
         path: Box<TargetPath>,
@@ -130,6 +130,16 @@ pub enum RepoError {
     /// The device does not list the target.
     #[error("the repository has no target {0}")]
     NoSuchTarget(Box<TargetPath>),
+    /// A role that was not made from the current one: somebody published in between.
+    #[error("the role {role:?} has version {found}; the next one is {next}: sign it anew from the current one")]
+    RoleVersion {
+        /// The role.
+        role: String,
+        /// Its version.
+        found: u64,
+        /// The version that is taken.
+        next: u64,
+    },
     /// A published file cannot become another one: phones and mirrors may hold half of it.
     #[error("{path} is published with other content; give the new file another name")]
     OtherContent {

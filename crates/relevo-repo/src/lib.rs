@@ -38,6 +38,7 @@ mod gc;
 mod layout;
 mod log;
 mod publication;
+pub mod push;
 mod repository;
 mod signers;
 mod simulate;

@@ -30,8 +30,10 @@ use crate::{
 
 mod ceremony;
 mod roles;
+mod signed;
 
 pub use roles::{Need, RoleState};
+pub(crate) use signed::targets;
 
 /// A publication under way. It holds the repository's lock until it is dropped; dropped without
 /// [`commit`](Self::commit), it changes nothing that phones see.
@@ -347,6 +349,11 @@ impl<'a> Publication<'a> {
         Ok(Published { roles, snapshot_version, timestamp_version, expiries })
     }
 
+    /// Version of the timestamp before this publication.
+    pub(crate) fn timestamp_version(&self) -> u64 {
+        self.base.trusted.timestamp_version()
+    }
+
     pub(crate) fn snapshot_expires(&self) -> Timestamp {
         self.base.trusted.snapshot_expires()
     }
@@ -608,9 +615,16 @@ impl<'a> Publication<'a> {
         }
         self.mark()?;
         let directory = to.parent().expect("a target lies in a directory").to_owned();
+        self.repository.storage.create_dirs(&directory)?;
+        self.copy_in(target, source, &to)?;
+        self.unsynced.insert(directory);
+        Ok(())
+    }
+
+    /// Copies a file to a target's final name.
+    fn copy_in(&self, target: Target, source: &Source<'_>, to: &Path) -> Result<(), RepoError> {
         let storage = &self.repository.storage;
-        storage.create_dirs(&directory)?;
-        let mut pending = storage.begin(&to)?;
+        let mut pending = storage.begin(to)?;
         let mut hasher = sha2::Sha256::new();
         let mut length = 0;
         source.for_each(|bytes| {
@@ -622,9 +636,7 @@ impl<'a> Publication<'a> {
         if written != target {
             return Err(RepoError::SourceChanged { path: source.path.to_owned() });
         }
-        storage.finish(pending)?;
-        self.unsynced.insert(directory);
-        Ok(())
+        storage.finish(pending)
     }
 
     /// Says on disk that a publication is under way, so that the next one knows that there may be something to clear.

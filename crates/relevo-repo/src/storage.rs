@@ -104,6 +104,22 @@ impl Storage {
         fs::rename(&temporary, &to).map_err(RepoError::write(to))
     }
 
+    /// Gives a durable file a second name; false if the file system cannot, and nothing was changed.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<bool, RepoError> {
+        let temporary = layout::temporary(to);
+        self.step(Operation::Create(&temporary), &temporary)?;
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(RepoError::write(temporary)(error)),
+            _ => {}
+        }
+        if fs::hard_link(from, &temporary).is_err() {
+            return Ok(false);
+        }
+        self.step(Operation::Rename { from: &temporary, to }, to)?;
+        fs::rename(&temporary, to).map_err(RepoError::write(to))?;
+        Ok(true)
+    }
+
     /// Writes a whole small file: temporary file, write, fsync, rename.
     pub(crate) fn put(&self, to: &Path, bytes: &[u8]) -> Result<(), RepoError> {
         let mut pending = self.begin(to)?;

@@ -86,7 +86,7 @@ impl Publication<'_> {
         missing
     }
 
-    fn adopt_one(&mut self, role: &str, bytes: Vec<u8>) -> Result<(), RepoError> {
+    pub(super) fn adopt_one(&mut self, role: &str, bytes: Vec<u8>) -> Result<(), RepoError> {
         let error = || RepoError::author(role);
         match self.name(role)? {
             Name::Top(_) if role == "root" => self.root = Some(RootFile::edit(&bytes).map_err(error())?),

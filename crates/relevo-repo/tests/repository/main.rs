@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod cut;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod gc;
@@ -12,6 +14,8 @@ mod log;
 mod power;
 #[cfg(test)]
 mod publish;
+#[cfg(test)]
+mod push;
 #[cfg(test)]
 mod roles;
 #[cfg(test)]
