@@ -11,6 +11,8 @@ mod ota;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
+mod push;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod tamper;

@@ -69,6 +69,17 @@ impl Said {
         self
     }
 
+    /// Asserts that it failed with exit code 1, and that its answer as JSON holds `words`.
+    ///
+    /// # Panics
+    /// With all that it said, if it did not.
+    #[track_caller]
+    pub fn failed_json(self, words: &str) -> Self {
+        assert_eq!(self.status.code(), Some(1), "{}\n{}", self.stdout, self.stderr);
+        assert!(self.json()["error"].to_string().contains(words), "{words:?} is not in: {}", self.stdout);
+        self
+    }
+
     /// Its output as JSON.
     ///
     /// # Panics
@@ -150,9 +161,51 @@ impl Server {
     /// # Panics
     /// With its messages, if it does not listen.
     pub fn start_on(listen: &str, repository: &Path, database: &Path) -> Self {
-        let mut command = command("relevo-server");
+        Self::start_with(listen, repository, database, &[])
+    }
+
+    /// As [`Server::start_on`], with more options.
+    ///
+    /// # Panics
+    /// With its messages, if it does not listen.
+    pub fn start_with(listen: &str, repository: &Path, database: &Path, options: &[(&str, &Path)]) -> Self {
+        Self::start_command(command("relevo-server"), listen, repository, database, options)
+    }
+
+    /// As [`Server::start_with`], in a process that may write no file of more than `limit` blocks of 1024 bytes: a disk that
+    /// has no room, as far as anybody without one of its own can have it.
+    ///
+    /// # Panics
+    /// With its messages, if it does not listen.
+    pub fn start_limited(
+        listen: &str,
+        repository: &Path,
+        database: &Path,
+        options: &[(&str, &Path)],
+        limit: u32,
+    ) -> Self {
+        let mut shell = Command::new("/bin/bash");
+        shell.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+        // Without the signal, a write beyond the limit is an error like any other.
+        shell
+            .arg("-c")
+            .arg(format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\""))
+            .arg(program("relevo-server"));
+        Self::start_command(shell, listen, repository, database, options)
+    }
+
+    fn start_command(
+        mut command: Command,
+        listen: &str,
+        repository: &Path,
+        database: &Path,
+        options: &[(&str, &Path)],
+    ) -> Self {
         command.args(["serve", "--listen", listen, "--log", "info", "--log-format", "json", "--repository"]);
         command.arg(repository).arg("--database").arg(database).stdout(Stdio::null()).stderr(Stdio::piped());
+        for (option, value) in options {
+            command.arg(option).arg(value);
+        }
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let messages = BufReader::new(child.stderr.take().expect("it is piped"));
         let (sender, receiver) = mpsc::channel();

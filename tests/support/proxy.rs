@@ -1,4 +1,4 @@
-//! A proxy that keeps what clients send, byte for byte.
+//! A proxy that keeps what clients send, byte for byte, and one that breaks.
 
 use std::{
     io::{Read, Write},
@@ -77,6 +77,57 @@ impl Recorder {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         // Connections that are still open go on at their place, so the entries stay and only their bytes are taken.
         sent.iter_mut().map(std::mem::take).filter(|bytes| !bytes.is_empty()).collect()
+    }
+}
+
+/// Listens on loopback, passes everything on to one server, and breaks each connection after so many bytes from the client.
+#[derive(Debug)]
+pub struct Cutter {
+    address: SocketAddr,
+    cuts: Arc<AtomicU64>,
+}
+
+impl Cutter {
+    /// Starts one in front of `upstream`.
+    ///
+    /// # Panics
+    /// If loopback cannot be listened on.
+    pub fn start(upstream: SocketAddr, after: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let cuts: Arc<AtomicU64> = Arc::default();
+        let counted = Arc::clone(&cuts);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(upstream) else { continue };
+                let (Ok(back_from), Ok(back_to)) = (server.try_clone(), client.try_clone()) else { continue };
+                thread::spawn(move || pump(back_from, back_to, |_| {}));
+                let cuts = Arc::clone(&counted);
+                thread::spawn(move || {
+                    let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) else { return };
+                    let mut left = after;
+                    pump(client, server, move |bytes| {
+                        left = left.saturating_sub(bytes.len() as u64);
+                        if left == 0 {
+                            cuts.fetch_add(1, Ordering::SeqCst);
+                            drop(from.shutdown(Shutdown::Both));
+                            drop(to.shutdown(Shutdown::Both));
+                        }
+                    });
+                });
+            }
+        });
+        Self { address, cuts }
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How often a connection was broken.
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::SeqCst)
     }
 }
 

@@ -107,6 +107,13 @@ pub struct Effort {
     pub level: i32,
 }
 
+fn parallel(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=32) => Ok(number),
+        _ => Err("expected a number from 1 to 32".to_owned()),
+    }
+}
+
 fn size(text: &str) -> Result<ByteLen, relevo_types::LengthError> {
     ByteLen::parse(text)
 }
@@ -274,6 +281,21 @@ pub struct Publish {
     /// Publish no new packages: sign those of kind native that are published again, after the device's keys have changed
     #[arg(long, conflicts_with = "ceremony")]
     pub resign: bool,
+    /// Publish on the origin at URL, where somebody gave you an account, rather than into this directory
+    #[arg(long, value_name = "URL", conflicts_with_all = ["ceremony", "resign"])]
+    pub to: Option<String>,
+    /// With --to: the private key of that account: Ed25519 (PKCS#8 PEM) [default: keys/origin.key]
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub key: Option<PathBuf>,
+    /// With --to: requests at once
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "to", value_parser = parallel)]
+    pub parallel: usize,
+    /// With --to: send no more than this in a second: bytes, or with a unit, such as 64KiB
+    #[arg(long, value_name = "BYTES", requires = "to", value_parser = size)]
+    pub limit: Option<ByteLen>,
+    /// With --to: tries of a request that the network broke, with longer and longer pauses of up to a minute
+    #[arg(long, value_name = "N", default_value_t = 30, requires = "to")]
+    pub retries: usize,
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,

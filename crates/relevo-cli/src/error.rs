@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use crate::push::PushError;
 use relevo_types::{BuildId, Channel, Codename, PackageKind};
 
 /// A mistake that the command itself finds.
@@ -46,6 +47,12 @@ pub enum CliError {
     #[error("another relevo is making {}", path.display())]
     BeingMade {
         /// A file, or a directory of images.
+        path: PathBuf,
+    },
+    /// The root that an origin is checked against is missing.
+    #[error("there is no {}, which the origin is checked against", path.display())]
+    NoFirstRoot {
+        /// Where it should be.
         path: PathBuf,
     },
     /// No passphrase to be had.
@@ -673,6 +680,24 @@ pub(crate) fn io_hint(error: &io::Error) -> Option<String> {
 }
 
 /// What to do about an error of the repository.
+/// What to do when an origin does not take something.
+pub(crate) fn push_hint(error: &PushError) -> Option<String> {
+    Some(match error {
+        PushError::Refused { code, .. } if code == "unknown-key" => {
+            "send keys/origin.pub to whoever runs the origin; they add it with `relevo-server account add NAME --key \
+             origin.pub --device CODENAME`"
+                .to_owned()
+        }
+        PushError::Refused { code, .. } if code == "not-yours" => {
+            "whoever runs the origin lets an account publish more devices by `relevo-server account`".to_owned()
+        }
+        PushError::Refused { code, .. } if code == "clock" => "set this computer's clock".to_owned(),
+        PushError::Unreachable { .. } => "run it again when the network is back: it goes on where it was".to_owned(),
+        PushError::Version { .. } => "run it again".to_owned(),
+        _ => return None,
+    })
+}
+
 pub(crate) fn repository_hint(error: &relevo_repo::RepoError) -> Option<String> {
     use relevo_repo::RepoError;
 

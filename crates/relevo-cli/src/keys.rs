@@ -197,6 +197,13 @@ fn open_file(
     Ok(ed25519_dalek::SigningKey::from_pkcs8_pem(&pem).map_err(|error| failed(Box::new(error)))?)
 }
 
+/// Opens the key of an account with an origin: encrypted by the passphrase, or plain.
+pub(crate) fn open_account(session: &Session<'_>, path: &Path, passphrase: &Passphrase) -> anyhow::Result<PrivateKey> {
+    let mut known = Some(passphrase.clone());
+    let key = open_file(session, path, &PassphraseFrom { passphrase_file: None }, &mut known)?;
+    Ok(PrivateKey::from_random(key.to_bytes()))
+}
+
 /// Opens public keys given as files.
 pub(crate) fn open_public(paths: &[PathBuf]) -> Result<Vec<ed25519_dalek::VerifyingKey>, CliError> {
     paths.iter().map(|path| Ok(*read_public(path)?.verifying_key())).collect()

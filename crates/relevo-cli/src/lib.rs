@@ -46,6 +46,7 @@ mod lint;
 mod log_source;
 mod packages;
 mod progress;
+mod push;
 mod repository;
 mod session;
 

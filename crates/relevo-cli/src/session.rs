@@ -14,8 +14,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     args::Global,
-    error::{CliError, ceremony_hint, io_hint, repository_hint},
+    error::{CliError, ceremony_hint, io_hint, push_hint, repository_hint},
     progress::Bars,
+    push::PushError,
 };
 
 /// A passphrase; never shown.
@@ -241,7 +242,8 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
         let system = cause.downcast_ref::<io::Error>().and_then(io_hint);
         let repository = cause.downcast_ref::<relevo_repo::RepoError>().and_then(repository_hint);
         let ceremony = cause.downcast_ref::<relevo_meta::ceremony::CeremonyError>().and_then(ceremony_hint);
-        for hint in own.into_iter().chain(system).chain(repository).chain(ceremony) {
+        let push = cause.downcast_ref::<PushError>().and_then(push_hint);
+        for hint in own.into_iter().chain(system).chain(repository).chain(ceremony).chain(push) {
             if !hints.contains(&hint) {
                 hints.push(hint);
             }

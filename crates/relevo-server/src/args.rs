@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use relevo_repo::push::AccountName;
+use relevo_types::{ByteLen, Codename};
 
 use crate::settings::{Layer, Settings, SettingsError};
 
@@ -22,6 +24,57 @@ pub enum Command {
     Serve(SettingsArgs),
     /// Bring the database up to date and make its index from the repository
     Migrate(SettingsArgs),
+    /// Who may publish over HTTP
+    #[command(subcommand)]
+    Account(AccountCommand),
+}
+
+/// `relevo-server account`.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Add an account; it counts at once, also while the server runs
+    Add {
+        /// Its name: a-z, 0-9 and -
+        name: AccountName,
+        /// A public Ed25519 key (PEM) whose holder speaks for it; may be repeated
+        #[arg(long, value_name = "PEM", required = true)]
+        key: Vec<PathBuf>,
+        /// A device that it may publish; may be repeated
+        #[arg(long, value_name = "CODENAME", required = true)]
+        device: Vec<Codename>,
+        /// How much its devices' files and its unfinished uploads may have together: bytes, or with a unit
+        #[arg(long, value_name = "BYTES", default_value = "64GiB", value_parser = size)]
+        quota: ByteLen,
+        /// Where the accounts are.
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// List the accounts
+    List {
+        /// Where the accounts are.
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Remove an account; what it published stays
+    Remove {
+        /// Its name
+        name: AccountName,
+        /// Where the accounts are.
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+}
+
+impl AccountCommand {
+    /// Where the settings come from.
+    pub fn settings(&self) -> &SettingsArgs {
+        let (Self::Add { settings, .. } | Self::List { settings } | Self::Remove { settings, .. }) = self;
+        settings
+    }
+}
+
+fn size(text: &str) -> Result<ByteLen, relevo_types::LengthError> {
+    ByteLen::parse(text)
 }
 
 /// Where the settings come from: a flag wins over a RELEVO_* variable, that over the file, that over the default.

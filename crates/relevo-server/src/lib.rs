@@ -27,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod account;
 pub mod args;
 mod body;
 mod catalog;
@@ -34,6 +35,7 @@ mod database;
 mod dialects;
 mod encoding;
 pub mod layout;
+mod origin;
 mod precondition;
 mod range;
 mod recent;
@@ -43,4 +45,5 @@ mod startup;
 pub mod telemetry;
 
 pub use database::DatabaseError;
+pub use origin::OriginError;
 pub use startup::{Application, BuildError, Clock, Migrated, migrate};

@@ -7,7 +7,7 @@ use clap::Parser;
 use relevo_server::{
     Application, Clock,
     args::{Cli, Command},
-    settings::Settings,
+    settings::{Passphrase, Settings},
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,10 +23,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    let (Command::Serve(args) | Command::Migrate(args)) = &cli.command;
+    let args = match &cli.command {
+        Command::Serve(args) | Command::Migrate(args) => args,
+        Command::Account(command) => command.settings(),
+    };
     let settings = args.settings()?;
     if args.print_config {
         print!("{}", settings.to_toml());
+        return Ok(());
+    }
+    if let Command::Account(command) = &cli.command {
+        print!("{}", relevo_server::account::run(command, &settings)?);
         return Ok(());
     }
     telemetry::init(&settings, io::stderr)?;
@@ -36,7 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Serve(_) => serve(settings, clock).await,
-            Command::Migrate(_) => {
+            Command::Migrate(_) | Command::Account(_) => {
                 println!("{}", relevo_server::migrate(&settings).await?);
                 Ok(())
             }
@@ -48,7 +55,9 @@ async fn serve(settings: Settings, clock: Clock) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
     let repository = settings.repository.clone();
-    let application = Application::build(settings, clock).await?;
+    #[expect(clippy::disallowed_methods, reason = "main.rs is where the environment is read")]
+    let passphrase = std::env::var("RELEVO_PASSPHRASE").ok().map(Passphrase::new);
+    let application = Application::build_with(settings, clock, passphrase).await?;
     tracing::info!(address = %application.address(), repository = %repository.display(), "serving");
     application
         .run_until(async {

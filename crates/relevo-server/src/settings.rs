@@ -1,7 +1,8 @@
 //! Settings: what they are, and where each comes from (flag, then variable, then file, then default).
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read as _},
     net::{Ipv4Addr, SocketAddr},
     path::{Component, Path, PathBuf},
     thread,
@@ -10,6 +11,7 @@ use std::{
 use relevo_dialect::{BaseUrl, BaseUrlError, Site};
 use relevo_types::nearest;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Longest configuration file that we read, in bytes.
 const MAX_FILE: u64 = 256 << 10;
@@ -45,6 +47,19 @@ pub struct Settings {
     /// Address and port of `/metrics`; there is none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Directory of an origin: accounts, unfinished uploads and the audit log. None: nobody publishes over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PathBuf>,
+    /// Directory with the keys of an origin, `snapshot.key` and `timestamp.key`; `keys` of a maintainer's directory if
+    /// it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_keys: Option<PathBuf>,
+    /// File whose first line is the passphrase of those keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_passphrase_file: Option<PathBuf>,
+    /// Names of this origin in maintainers' requests, with the port if it is not the usual one; any if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish_hosts: Vec<String>,
     /// Which log lines are written: a level, or directives such as `info,relevo_server=debug`.
     pub log: String,
     /// How log lines are written.
@@ -61,6 +76,27 @@ pub struct Settings {
     pub stall_timeout_seconds: u64,
     /// How long running downloads may go on after the signal to stop.
     pub shutdown_grace_seconds: u64,
+}
+
+/// The passphrase of an origin's keys; never shown.
+#[derive(Clone)]
+pub struct Passphrase(Zeroizing<String>);
+
+impl Passphrase {
+    /// Takes a passphrase over.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase(hidden)")
+    }
 }
 
 /// Settings from one source; what is `None` comes from the next one.
@@ -88,6 +124,18 @@ pub struct Layer {
     /// Address and port of `/metrics`, for Prometheus alone; not for the public [default: none]
     #[arg(long, env = "RELEVO_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Let maintainers publish over HTTP; accounts, unfinished uploads and the audit log go into DIR [default: no]
+    #[arg(long, env = "RELEVO_PUBLISH", value_name = "DIR")]
+    pub publish: Option<PathBuf>,
+    /// Where snapshot.key and timestamp.key are, for --publish [default: keys in the maintainer's directory]
+    #[arg(long, env = "RELEVO_PUBLISH_KEYS", value_name = "DIR")]
+    pub publish_keys: Option<PathBuf>,
+    /// Their passphrase is the first line of FILE [env of the passphrase itself: RELEVO_PASSPHRASE]
+    #[arg(long, env = "RELEVO_PUBLISH_PASSPHRASE_FILE", value_name = "FILE")]
+    pub publish_passphrase_file: Option<PathBuf>,
+    /// Names of this origin that maintainers may have signed requests for [default: any]
+    #[arg(long, env = "RELEVO_PUBLISH_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub publish_hosts: Option<Vec<String>>,
     /// What to log: off, error, warn, info, debug, trace, or directives by module [default: info]
     #[arg(long, env = "RELEVO_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -121,6 +169,14 @@ pub enum SettingsError {
     /// The file cannot be read.
     #[error("could not read the configuration file {path}")]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The passphrase cannot be read.
+    #[error("could not read the passphrase in {path}")]
+    Passphrase {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -182,6 +238,14 @@ pub enum SettingsError {
         /// The repository directory.
         repository: PathBuf,
     },
+    /// Accounts and unfinished files would be published with the repository.
+    #[error("publish {publish} lies inside the repository {repository}; it must lie outside")]
+    PublishInside {
+        /// The origin's directory.
+        publish: PathBuf,
+        /// The repository directory.
+        repository: PathBuf,
+    },
     /// A directory such as `/` or `..`, beside which no database can be named.
     #[error("no default for the database beside {repository}; set `database`")]
     NoDefaultDatabase {
@@ -191,7 +255,7 @@ pub enum SettingsError {
 }
 
 /// Every key of the configuration file, in the order of [`Settings`].
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 19] = [
     "listen",
     "repository",
     "database",
@@ -199,6 +263,10 @@ pub const KEYS: [&str; 15] = [
     "mirrors",
     "dialects",
     "metrics_listen",
+    "publish",
+    "publish_keys",
+    "publish_passphrase_file",
+    "publish_hosts",
     "log",
     "log_format",
     "workers",
@@ -245,6 +313,10 @@ impl Layer {
             mirrors: self.mirrors.or(other.mirrors),
             dialects: self.dialects.or(other.dialects),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
+            publish: self.publish.or(other.publish),
+            publish_keys: self.publish_keys.or(other.publish_keys),
+            publish_passphrase_file: self.publish_passphrase_file.or(other.publish_passphrase_file),
+            publish_hosts: self.publish_hosts.or(other.publish_hosts),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             workers: self.workers.or(other.workers),
@@ -272,6 +344,10 @@ impl Layer {
             mirrors: self.mirrors.unwrap_or_default(),
             dialects: self.dialects,
             metrics_listen: self.metrics_listen,
+            publish: self.publish,
+            publish_keys: self.publish_keys,
+            publish_passphrase_file: self.publish_passphrase_file,
+            publish_hosts: self.publish_hosts.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),
             workers: self.workers.unwrap_or_else(|| processors.min(MAX_WORKERS)),
@@ -318,6 +394,11 @@ impl Settings {
                 repository: self.repository.clone(),
             });
         }
+        if let Some(publish) =
+            self.publish.as_ref().filter(|publish| resolve(publish).starts_with(resolve(&self.repository)))
+        {
+            return Err(SettingsError::PublishInside { publish: publish.clone(), repository: self.repository.clone() });
+        }
         Ok(())
     }
 
@@ -337,6 +418,18 @@ impl Settings {
         // Plain keys with numbers and strings; paths that are no UTF-8 are the one thing that TOML cannot hold.
         toml::to_string(self).unwrap_or_else(|error| format!("# cannot be written as TOML: {error}\n"))
     }
+}
+
+/// Reads a passphrase: the first line of a file.
+///
+/// # Errors
+/// [`SettingsError::Passphrase`].
+pub(crate) fn read_passphrase(path: &Path) -> Result<Passphrase, SettingsError> {
+    let mut text = Zeroizing::new(String::new());
+    fs::File::open(path)
+        .and_then(|file| file.take(4096).read_to_string(&mut text))
+        .map_err(|source| SettingsError::Passphrase { path: path.to_owned(), source })?;
+    Ok(Passphrase::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 impl fmt::Display for LogFormat {
@@ -392,6 +485,10 @@ mod tests {
             mirrors: Some(vec!["https://mirror.example/repo".to_owned()]),
             dialects: Some("dialects.toml".into()),
             metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 9100))),
+            publish: Some("publish".into()),
+            publish_keys: Some("keys".into()),
+            publish_passphrase_file: Some("passphrase".into()),
+            publish_hosts: Some(vec!["ota.example".to_owned()]),
             ..Layer::default()
         };
         let settings = layer.settings().unwrap();

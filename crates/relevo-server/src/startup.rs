@@ -28,9 +28,10 @@ use crate::{
     dialects::Answers,
     encoding::Compressed,
     layout::Root,
+    origin::{Origin, OriginError, OriginSettings},
     recent::Recent,
     routes,
-    settings::{Settings, SettingsError},
+    settings::{self, Passphrase, Settings, SettingsError},
     telemetry,
 };
 
@@ -59,6 +60,10 @@ pub(crate) struct State {
     pub(crate) database: Database,
     pub(crate) downloads: Downloads,
     pub(crate) answers: Answers,
+    /// None on mirrors.
+    pub(crate) origin: Option<Arc<Origin>>,
+    /// How long a client may send nothing of what it owes.
+    pub(crate) stall: Duration,
 }
 
 impl State {
@@ -80,6 +85,11 @@ impl State {
             Ok(()) => self.downloads.write(&self.database, day).await,
             Err(error) => Err(error),
         };
+        if let Some(origin) = self.origin.clone() {
+            let now = (self.clock)();
+            // A thread that ended in panic has said so itself.
+            let _ended = tokio::task::spawn_blocking(move || origin.sweep(now)).await;
+        }
         if let Err(error) = written {
             tracing::warn!(error = %chain(&error), "the database cannot be used; the repository is served all the same");
         }
@@ -107,6 +117,9 @@ pub enum BuildError {
         /// Why.
         source: io::Error,
     },
+    /// Maintainers shall publish here, and cannot.
+    #[error("maintainers cannot publish here")]
+    Origin(#[from] OriginError),
     /// An address in the settings is none.
     #[error("the settings cannot be used")]
     Settings(#[from] SettingsError),
@@ -135,6 +148,18 @@ impl Application {
     /// [`BuildError::Bind`] if the address cannot be bound. A missing repository or a broken database is no reason not
     /// to start: pages and `/readyz` say what is wrong. The others of [`BuildError`] are about the table of dialects.
     pub async fn build(settings: Settings, clock: Clock) -> Result<Self, BuildError> {
+        Self::build_with(settings, clock, None).await
+    }
+
+    /// As [`Self::build`], with the passphrase of an origin's keys, unless the settings name a file that has it.
+    ///
+    /// # Errors
+    /// As [`Self::build`], and [`BuildError::Origin`] if maintainers shall publish and the keys cannot be opened.
+    pub async fn build_with(
+        settings: Settings,
+        clock: Clock,
+        passphrase: Option<Passphrase>,
+    ) -> Result<Self, BuildError> {
         let root = Root::new(&settings.repository);
         let table = settings.dialects.as_deref().map_or_else(|| Ok(Table::built_in()), read_dialects)?;
         let site = settings.site()?;
@@ -143,6 +168,7 @@ impl Application {
                 "public_url is not set to an https address: LineageOS's updater and its relatives are not answered"
             );
         }
+        let origin = origin(&settings, &root, passphrase.as_ref(), clock())?;
         let state = web::Data::new(State {
             catalogs: Arc::new(Catalogs::new(root.clone())),
             root,
@@ -152,6 +178,8 @@ impl Application {
             database: Database::new(&settings.database),
             downloads: Downloads::default(),
             answers: Answers::new(table, site),
+            origin,
+            stall: Duration::from_secs(settings.stall_timeout_seconds),
         });
         let shared = state.clone();
         let bind = |source| BuildError::Bind { listen: settings.listen, source };
@@ -254,6 +282,21 @@ fn metrics(listen: SocketAddr, state: web::Data<State>) -> Result<Server, BuildE
         .map_err(|source| BuildError::Bind { listen, source })?;
     tracing::info!(address = %server.addrs().first().copied().unwrap_or(listen), "metrics");
     Ok(server.run())
+}
+
+/// What maintainers publish with, if they shall.
+fn origin(
+    settings: &Settings,
+    root: &Root,
+    passphrase: Option<&Passphrase>,
+    now: Timestamp,
+) -> Result<Option<Arc<Origin>>, BuildError> {
+    let Some(directory) = &settings.publish else { return Ok(None) };
+    let read = settings.publish_passphrase_file.as_deref().map(settings::read_passphrase).transpose()?;
+    let keys = settings.publish_keys.clone().unwrap_or_else(|| settings.repository.join("keys"));
+    let hosts = settings.publish_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+    let settings = OriginSettings { directory: directory.clone(), keys, hosts };
+    Ok(Some(Arc::new(Origin::open(settings, root.clone(), read.as_ref().or(passphrase), now)?)))
 }
 
 /// What [`migrate`] did.

@@ -16,6 +16,7 @@ pub(crate) mod log;
 pub(crate) mod offer;
 pub(crate) mod ota;
 pub(crate) mod publish;
+pub(crate) mod publish_to;
 pub(crate) mod refresh;
 pub(crate) mod repo;
 pub(crate) mod role;

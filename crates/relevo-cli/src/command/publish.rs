@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     args::Publish,
-    command::{ceremony, ota::check_streams_of},
+    command::{ceremony, ota::check_streams_of, publish_to},
     csig,
     durable::{UNFINISHED, make_dir, sweep},
     error::CliError,
@@ -46,6 +46,9 @@ struct Visible {
 }
 
 pub(crate) fn run(session: &Session<'_>, args: &Publish) -> anyhow::Result<Answer> {
+    if let Some(url) = &args.to {
+        return publish_to::run(session, args, url);
+    }
     let home = Home::open(&session.dir)?;
     let codenames = if args.codenames.is_empty() { home.devices()? } else { args.codenames.clone() };
     if args.resign {
@@ -277,7 +280,7 @@ fn remove(path: &Path) -> Result<(), CliError> {
 }
 
 /// Removes what lay beside packages that were published and removed just before the power went.
-fn tidy(home: &Home, work: &[(DeviceManifest, Vec<Made>)]) -> Result<(), CliError> {
+pub(crate) fn tidy(home: &Home, work: &[(DeviceManifest, Vec<Made>)]) -> Result<(), CliError> {
     for (manifest, _) in work {
         for channel in &manifest.channels {
             let dir = home.packages(&manifest.codename, channel);

@@ -4,6 +4,7 @@ pub(crate) mod dialects;
 pub(crate) mod health;
 pub(crate) mod index;
 pub(crate) mod metrics;
+pub(crate) mod publish;
 pub(crate) mod repo;
 
 use actix_web::{
@@ -22,6 +23,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::scope("/repo").default_service(web::route().to(repo::serve)))
         .service(web::scope("/get").default_service(web::route().to(dialects::redirect)))
         .service(web::scope("/graphene").default_service(web::route().to(dialects::graphene)))
+        .service(web::scope(publish::PREFIX).default_service(web::route().to(publish::serve)))
         // Paths of other updaters are a table, so they are found in it rather than by the framework.
         .default_service(web::route().to(dialects::serve));
 }

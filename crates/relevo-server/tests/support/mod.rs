@@ -49,14 +49,19 @@ impl TestServer {
 
     /// With settings of one's own.
     pub(crate) fn start_in(dir: TempDir, change: impl FnOnce(&mut Layer)) -> Self {
-        let clock = Arc::new(AtomicI64::new(START));
+        Self::start_at(dir, START, |_, layer| change(layer))
+    }
+
+    /// With settings of one's own, at a time of one's own.
+    pub(crate) fn start_at(dir: TempDir, seconds: i64, change: impl FnOnce(&TempDir, &mut Layer)) -> Self {
+        let clock = Arc::new(AtomicI64::new(seconds));
         let mut layer = Layer {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             repository: Some(dir.path().join("relevo")),
             workers: Some(2),
             ..Layer::default()
         };
-        change(&mut layer);
+        change(&dir, &mut layer);
         let settings = layer.settings().unwrap();
         let (told, heard) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
