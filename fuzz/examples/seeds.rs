@@ -99,6 +99,23 @@ fn main() -> io::Result<()> {
     seed("sparse", "each-kind", &sparse)?;
     seed("sparse", "empty", &[&sparse[..16], &[0; 12]].concat())?;
 
+    let checkpoint = include_bytes!("../../crates/relevo-meta/tests/meta/golden/checkpoint");
+    seed("checkpoint", "specification", checkpoint)?;
+    seed("checkpoint", "key", b"example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k")?;
+    let hashes: Vec<_> = (0..5).map(|n| relevo_types::Sha256::new([n; 32])).collect();
+    seed("log_proof", "five", &relevo_meta::log::Proof::new(3, hashes, checkpoint).encode())?;
+    let entry = relevo_meta::log::Entry::new("d-ginkgo", 12, b"{}").expect("a plain name").to_bytes();
+    seed("log_proof", "entry", &entry)?;
+    let mut bundle = vec![2];
+    for entry in [&entry[..], b""] {
+        relevo_meta::log::bundle(&mut bundle, entry).expect("short");
+    }
+    seed("log_proof", "bundle", &bundle)?;
+    for (old, new, index) in [(1_u8, 2_u8, 0_u8), (3, 7, 6), (4, 8, 2), (100, 255, 254)] {
+        let hashes = (0..new).flat_map(|n| [n; 32]);
+        seed("log_tiles", &format!("{old}-{new}"), &[old, new, index].into_iter().chain(hashes).collect::<Vec<_>>())?;
+    }
+
     let list = ChunkList::for_reader(&[7; 300_000][..], ByteLen::new(300_000)).expect("it is as long as it says");
     seed("chunks", "two", &list.encode())?;
     let empty = Builder::new(ByteLen::ZERO, ByteLen::kib(64)).and_then(Builder::finish).expect("no bytes are fine");

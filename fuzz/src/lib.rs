@@ -26,7 +26,7 @@ use sha2::Digest;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("front", front),
     ("manifest", manifest),
     ("ops", ops),
@@ -49,17 +49,22 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("device", device),
     ("ceremony", ceremony),
     ("push", push),
+    ("checkpoint", log::checkpoint),
+    ("log_proof", log::log_proof),
+    ("log_tiles", log::log_tiles),
 ];
 
 mod avb;
 mod ceremony;
 mod device;
+mod log;
 mod patch;
 mod push;
 
 pub use avb::avb;
 pub use ceremony::ceremony;
 pub use device::device;
+pub use log::{checkpoint, log_proof, log_tiles};
 pub use patch::{bsdf2, locate, lz4diff, puffin, zucchini};
 pub use push::push;
 
