@@ -429,11 +429,8 @@ fn a_server_that_cannot_open_the_keys_does_not_start() {
     assert!(!wrong.status.success() && said.contains("timestamp.key") | said.contains("snapshot.key"), "{said}");
 }
 
-/// How often the test below publishes; `RELEVO_PUBLISHES=1000 cargo nextest run …` takes as many minutes as it needs.
-const PUBLISHES: &str = match option_env!("RELEVO_PUBLISHES") {
-    Some(number) => number,
-    None => "120",
-};
+/// How often the test below publishes; 20 seconds.
+const PUBLISHES: usize = 1000;
 
 /// How often the server is killed meanwhile.
 const KILLS: usize = 20;
@@ -505,8 +502,8 @@ fn publish(address: SocketAddr, now: i64, manifest: &[u8], files: &[Vec<u8>; 2])
 }
 
 #[test]
-fn many_publishes_and_20_kills_lose_nothing_and_show_nothing_by_halves() {
-    let publishes: usize = PUBLISHES.parse().unwrap();
+fn a_thousand_publishes_and_20_kills_lose_nothing_and_show_nothing_by_halves() {
+    let publishes = PUBLISHES;
     #[expect(clippy::disallowed_methods, reason = "the program under test has the real clock")]
     let now = Timestamp::now();
     let dir = made_at(now);
