@@ -29,7 +29,7 @@ impl Origin {
         for entry in fs::read_dir(home.directory().join("keys")).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            if !["snapshot.key", "timestamp.key"].contains(&name) {
+            if !["snapshot.key", "timestamp.key", "log.key"].contains(&name) {
                 fs::remove_file(path).unwrap();
             }
         }
