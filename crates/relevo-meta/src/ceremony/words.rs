@@ -8,6 +8,7 @@ use relevo_types::ByteLen;
 use serde_json::{Map, Value};
 
 use super::shape::Kind;
+use crate::refresh::{GRACE_FIELD, LOG_FIELD, ROOT_FIELD};
 
 /// Most targets of a device that are listed one by one.
 const MAX_LISTED: usize = 200;
@@ -36,7 +37,8 @@ pub(super) fn explain(
     match kind {
         Kind::Root => {
             words.root_roles();
-            told.extend(["roles", "keys"]);
+            words.root_settings();
+            told.extend(["roles", "keys", ROOT_FIELD]);
         }
         Kind::Targets | Kind::Vendor(_) => {
             words.delegations();
@@ -108,6 +110,42 @@ impl Words<'_> {
             self.keys(role, Some(&old), &new);
             if role == "root" && new.threshold == 1 && new.ids.len() > 1 {
                 self.warn("each of the root's keys alone could replace all others".to_owned());
+            }
+        }
+    }
+
+    /// What the root says of Relevo's own: each setting by itself, so that none hides behind a long one.
+    fn root_settings(&mut self) {
+        let settings = |from: &Map<String, Value>| match from.get(ROOT_FIELD) {
+            Some(Value::Object(settings)) => settings.clone(),
+            Some(other) => Map::from_iter([("(no object)".to_owned(), other.clone())]),
+            None => Map::new(),
+        };
+        let (old, new) = (settings(self.old), settings(self.new));
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names.into_iter().filter(|name| old.get(*name) != new.get(*name)) {
+            let said = |value: Option<&Value>, none: &str| value.map_or(none.to_owned(), shown);
+            let (now, before) = (new.get(name), old.get(name));
+            match name.as_str() {
+                GRACE_FIELD => self.say(format!(
+                    "days for which an offline copy counts after its date: {}, so far {}",
+                    said(now, "0"),
+                    said(before, "0")
+                )),
+                LOG_FIELD => self.say(format!(
+                    "key of the transparency log: {}, so far {}",
+                    said(now, "none"),
+                    said(before, "none")
+                )),
+                _ => self.say(format!(
+                    "setting {} of {ROOT_FIELD}: {}, so far {}",
+                    shown(&Value::from(name.as_str())),
+                    said(now, "not there"),
+                    said(before, "not there")
+                )),
+            }
+            if name == LOG_FIELD && now.is_none() {
+                self.warn("phones that ask for the transparency log would install nothing unattended".to_owned());
             }
         }
     }

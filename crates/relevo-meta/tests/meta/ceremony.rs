@@ -469,6 +469,8 @@ fn every_change_is_said() {
     assert_eq!(same.changes.len(), 2, "{:?}", same.changes);
     assert_eq!(same.changes[1], "nothing else changes: it is signed anew");
     root.set_offline_grace(45).unwrap();
+    let log = crate::log::log_key("log");
+    root.set_log(&log).unwrap();
     root.set_role(TopRole::Timestamp, &public(&["bob"]), 1).unwrap();
     root.set_role(TopRole::Root, &public(&["root", "bob"]), 1).unwrap();
     let said = explain("root", root.signed());
@@ -479,7 +481,8 @@ fn every_change_is_said() {
         &format!("timestamp: key {} (not known here) may no longer sign", key("timestamp").key_id()),
         &format!("root: {bob} may sign"),
         "root: 1 of 2 keys sign, so far 1 of 1",
-        "field \"x-relevo\": {\"offline_grace_days\":45}, so far not there",
+        "days for which an offline copy counts after its date: 45, so far 0",
+        &format!("key of the transparency log: \"{log}\", so far none"),
     ] {
         assert!(text.contains(words), "{words} is not in: {text}");
     }
