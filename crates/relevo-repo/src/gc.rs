@@ -100,7 +100,7 @@ fn remove(repository: &Repository, stays: impl Fn(u64) -> bool) -> Result<GcRepo
         let gone = match layout::log_name(&path) {
             LogName::Temporary => true,
             // Whoever wants a partial tile that is gone takes the full one.
-            LogName::Partial { full } => log.join(full).exists(),
+            LogName::Partial { full, .. } => log.join(full).exists(),
             LogName::Proof { metadata } => !layout::metadata_dir(repository.directory()).join(metadata).exists(),
             LogName::Checkpoint | LogName::Full | LogName::Unknown => false,
         };

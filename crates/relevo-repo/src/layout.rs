@@ -40,9 +40,10 @@ pub(crate) enum LogName {
     Checkpoint,
     /// A full tile or bundle.
     Full,
-    /// A partial one; `full` is where the full one is, or will be.
+    /// A partial one of `width` hashes or entries; `full` is where the full one is, or will be.
     Partial {
         full: PathBuf,
+        width: u16,
     },
     /// The proof of a metadata file, with that file's name.
     Proof {
@@ -103,7 +104,10 @@ pub(crate) fn log_name(path: &Path) -> LogName {
                 Some((tile, groups)) if tile.ends_with(".p") && digits(name) && groups.iter().all(group) => {
                     let tile = tile.trim_end_matches(".p");
                     let full = path.parent().map(|parent| parent.with_file_name(tile)).unwrap_or_default();
-                    if number(tile) { LogName::Partial { full } } else { LogName::Unknown }
+                    match name.parse() {
+                        Ok(width @ 1..=255) if number(tile) => LogName::Partial { full, width },
+                        _ => LogName::Unknown,
+                    }
                 }
                 _ if rest.iter().all(group) && number(name) => LogName::Full,
                 _ => LogName::Unknown,
@@ -240,12 +244,17 @@ mod tests {
         for path in ["tile/0/000", "tile/entries/x001/234", "tile/1/x001/x234/567"] {
             assert_eq!(name(path), LogName::Full, "{path}");
         }
-        assert_eq!(name("tile/0/000.p/5"), LogName::Partial { full: "tile/0/000".into() });
-        assert_eq!(name("tile/entries/x001/234.p/255"), LogName::Partial { full: "tile/entries/x001/234".into() });
+        assert_eq!(name("tile/0/000.p/5"), LogName::Partial { full: "tile/0/000".into(), width: 5 });
+        assert_eq!(
+            name("tile/entries/x001/234.p/255"),
+            LogName::Partial { full: "tile/entries/x001/234".into(), width: 255 }
+        );
         assert_eq!(name("proof/12.d-ginkgo.tlog-proof"), LogName::Proof { metadata: "12.d-ginkgo.json".to_owned() });
         assert_eq!(name("tile/0/000.p/.tmp-5"), LogName::Temporary);
         for path in
             ["", "tile", "tile/0", "tile/x/000", "tile/0/00", "tile/0/000.p", "tile/0/001/000", "proof/a", "notes"]
+                .into_iter()
+                .chain(["tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/99999"])
         {
             assert_eq!(name(path), LogName::Unknown, "{path}");
         }

@@ -19,6 +19,12 @@ use crate::{
     repository::Repository,
 };
 
+/// Hashes or entries in a full tile or bundle.
+const FULL: u16 = 256;
+
+/// Bytes of a hash.
+const HASH: usize = 32;
+
 /// What was found: files that were read, their bytes, and everything that is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -164,9 +170,9 @@ impl Check<'_> {
         let bytes = fs::read(&absolute).map_err(RepoError::read(absolute))?;
         self.found.files += 1;
         self.found.bytes += bytes.len() as u64;
-        let full = match layout::log_name(path) {
-            LogName::Full => path.to_owned(),
-            LogName::Partial { full } => full,
+        let (full, width) = match layout::log_name(path) {
+            LogName::Full => (path.to_owned(), FULL),
+            LogName::Partial { full, width } => (full, width),
             LogName::Checkpoint => {
                 if let Err(error) = Checkpoint::open(&bytes, key) {
                     self.problem(path, Fault::Log(error));
@@ -184,11 +190,20 @@ impl Check<'_> {
                 return Ok(());
             }
         };
+        let is_whole = if path.starts_with("tile/entries") {
+            unbundle(&bytes, width).is_ok_and(|entries| {
+                // What `unbundle` takes in place of a partial one does not lie under its name.
+                entries.iter().map(|entry| entry.len() + 2).sum::<usize>() == bytes.len()
+            })
+        } else {
+            bytes.len() == usize::from(width) * HASH
+        };
         // Partial ones of earlier sizes begin as the latest does; one that goes further is of a publication that was cut.
-        let fits = self.expected.get(&full).is_none_or(|expected| {
+        let begins = self.expected.get(&full).is_none_or(|expected| {
             let common = expected.len().min(bytes.len());
             expected[..common] == bytes[..common]
         });
+        let fits = is_whole && begins;
         if !fits {
             self.problem(path, Fault::Log(LogError::Tiles { size: checkpoint.size }));
         }

@@ -212,6 +212,21 @@ fn a_damaged_log_is_found_and_not_continued() {
 }
 
 #[test]
+fn every_tile_of_an_earlier_size_is_as_long_as_its_name_says() {
+    let fixture = Fixture::logged_with_device();
+    fixture.publish("100").unwrap();
+    for name in ["log/tile/0/000.p/5", "log/tile/entries/000.p/5"] {
+        let whole = fs::read(fixture.root.join(name)).unwrap();
+        for bytes in [&[][..], &whole[..whole.len() - 1], &[whole.as_slice(), b"}"].concat()] {
+            let broken = fixture.copy();
+            fs::write(broken.root.join(name), bytes).unwrap();
+
+            assert!(!broken.open().check(broken.now).unwrap().is_clean(), "{name} of {} bytes", bytes.len());
+        }
+    }
+}
+
+#[test]
 fn a_lost_hidden_checkpoint_is_no_loss() {
     let fixture = Fixture::logged_with_device();
     let watcher = Watch::new(&fixture.inbox.join("watch"));
