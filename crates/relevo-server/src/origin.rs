@@ -133,6 +133,17 @@ pub enum OriginError {
         /// Why.
         source: Box<IntakeError>,
     },
+    /// The repository has a transparency log and this server no key to go on with it.
+    #[error(
+        "the repository's root names the transparency log {log}, whose key is not in {keys}: copy log.key there from the maintainer's \
+         directory that made it"
+    )]
+    NoLogKey {
+        /// The log's name and public key.
+        log: String,
+        /// The directory.
+        keys: PathBuf,
+    },
 }
 
 /// Who sends a request.
@@ -220,12 +231,30 @@ impl Origin {
             source: Box::new(source),
         };
         match origin.intake() {
-            Ok(intake) => intake.recover().map_err(directory)?,
+            Ok(intake) => {
+                intake.recover().map_err(directory)?;
+                origin.check_log_key()?;
+            }
             // Like the pages, publications wait for a repository.
             Err(IntakeError::Repository(RepoError::NotARepository { .. })) => {}
             Err(error) => return Err(directory(error)),
         }
         Ok(origin)
+    }
+
+    /// Without the key, every publication would fail only after it was taken in.
+    fn check_log_key(&self) -> Result<(), OriginError> {
+        // A repository that does not verify says so to whoever publishes.
+        let Ok(state) = Repository::open(&self.root.public()).and_then(|repository| repository.current()) else {
+            return Ok(());
+        };
+        let Some(log) = state.log_key() else { return Ok(()) };
+        let has =
+            |(role, key): &(&str, PrivateKey)| *role == LOG && key.public().verifying_key() == log.verifying_key();
+        if self.keys.iter().any(has) {
+            return Ok(());
+        }
+        Err(OriginError::NoLogKey { log: log.to_string(), keys: self.settings.keys.clone() })
     }
 
     /// What takes publications in. Blocking.

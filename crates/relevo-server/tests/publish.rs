@@ -20,6 +20,7 @@ use relevo_meta::{
     chunks::ChunkList,
     http_signature::{Message, Parameters, content_digest},
     keys::{FileRandom, PrivateKey, ScryptCost},
+    log::LogKey,
     testing::key,
 };
 use relevo_repo::{
@@ -45,7 +46,7 @@ fn publish_dir(dir: &TempDir) -> PathBuf {
 
 fn signers() -> Signers {
     let mut signers = Signers::new();
-    for role in ["root", "targets", "snapshot", "timestamp", "v-acme", "d-coyote"] {
+    for role in ["root", "targets", "snapshot", "timestamp", "v-acme", "d-coyote", "log"] {
         signers.add(role, key(role));
     }
     signers
@@ -56,10 +57,15 @@ fn made() -> TempDir {
 }
 
 fn made_at(now: Timestamp) -> TempDir {
+    made_with(now, None)
+}
+
+fn made_with(now: Timestamp, log: Option<LogKey>) -> TempDir {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let home = dir.path().join("relevo");
     let keys = TopRole::ALL.map(|role| (role, RoleKeys::one(key(role.name()).public())));
-    let repository = Repository::create(&home.join("repo"), &NewRepository::new(keys), &signers(), now).unwrap();
+    let new = NewRepository { log, ..NewRepository::new(keys) };
+    let repository = Repository::create(&home.join("repo"), &new, &signers(), now).unwrap();
     let mut publication = repository.publication().unwrap();
     let (vendor, codename) = (Vendor::parse("acme").unwrap(), Codename::parse("coyote").unwrap());
     publication.add_vendor(&vendor, &RoleKeys::one(key("v-acme").public())).unwrap();
@@ -427,6 +433,20 @@ fn a_server_that_cannot_open_the_keys_does_not_start() {
     assert!(!none.status.success() && said.contains("RELEVO_PASSPHRASE"), "{said}");
     let said = String::from_utf8(wrong.stderr).unwrap();
     assert!(!wrong.status.success() && said.contains("timestamp.key") | said.contains("snapshot.key"), "{said}");
+}
+
+#[test]
+fn a_server_without_the_key_of_the_log_does_not_start() {
+    let log = LogKey::self_named(*key("log").public().verifying_key());
+    let dir = made_with(Timestamp::from_second(START).unwrap(), Some(log.clone()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relevo-server"));
+    command.env_clear().current_dir(dir.path()).args(["serve", "--listen", "127.0.0.1:0", "--publish", "publish"]);
+    command.args(["--publish-passphrase-file", "passphrase"]);
+
+    let said = command.output().unwrap();
+
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert!(!said.status.success() && text.contains(&log.to_string()) && text.contains("log.key"), "{text}");
 }
 
 /// How often the test below publishes; 20 seconds.
